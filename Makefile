@@ -1,0 +1,33 @@
+# make demo: set up and run the main job. make test: set up and run the whole test suite.
+# Both need only Python (>= 3.11) and make; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.has-experiments
+	$(RUN) -m experiments pfn
+
+test: $(VENV)/.has-test
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.has-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+bench: $(VENV)/.has-benchmarks
+	$(RUN) -m benchmarks.solver
+	$(RUN) -m benchmarks.overhead
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.has-%: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
