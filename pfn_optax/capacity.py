@@ -1,0 +1,203 @@
+"""From what is known of the blocks to edge capacities.
+
+A capacity rule is a function of (statistics, partition) that returns one non-negative number per
+block. The named rules:
+
+| name | capacity of a block | reads parameters |
+| --- | --- | --- |
+| `"rank"` | .1 + .9 rank / (blocks in the layer - 1), the study's Definition 2 | no |
+| `"norm"` | gradient norm, the study's section 2.1 | no |
+| `"energy"` | squared gradient norm: a layer's total does not depend on how finely it is cut | no |
+| `"global_rank"` | .1 + .9 rank / (blocks - 1) over the whole network | no |
+| `"relative"` | gradient norm / parameter norm | yes |
+| `"sensitivity"` | parameter norm x gradient norm, a bound on the block's saliency | yes |
+| `"jacobian_rank"` | share in the effective rank of the layer's linear map | yes |
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfn_optax.partition import Layer, Partition, Path, block_energies
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class Statistics:
+    """What a capacity rule may ask about the blocks; computed when asked for.
+
+    Attributes:
+      gradient_norms: f32[num_blocks], EMA of the L2 norm of the raw gradient.
+    """
+
+    def __init__(
+        self,
+        gradient_norms: jax.Array,
+        params: dict[Path, jax.Array] | None,
+        layout: Partition,
+    ):
+        """Holds the EMA norms and the parameters they belong to.
+
+        Args:
+          gradient_norms: f32[num_blocks].
+          params: `layout.leaves(params)`, or None where `update` was called without parameters.
+          layout: the partition.
+        """
+        self.gradient_norms = gradient_norms
+        self._params = params
+        self._layout = layout
+
+    @property
+    def params(self) -> dict[Path, jax.Array]:
+        """The parameters that are in blocks, by path.
+
+        Raises:
+          ValueError: if `update` was called without parameters.
+        """
+        if self._params is None:
+            raise ValueError(
+                "this capacity reads the parameters: call update(updates, state, params), or choose "
+                "one that reads gradients only ('rank', 'norm', 'energy', 'global_rank')."
+            )
+        return self._params
+
+    @functools.cached_property
+    def parameter_norms(self) -> jax.Array:
+        """L2 norm of each block's parameters, f32[num_blocks]."""
+        return jnp.sqrt(block_energies(self._layout, self.params))
+
+    @functools.cached_property
+    def effective_ranks(self) -> jax.Array:
+        """Share of each block in the effective rank of its layer's matrix, f32[num_blocks].
+
+        The blocks of a layer add up to its `effective_rank`, however finely it is cut. A convolution
+        kernel counts as the matrix from its patch (height x width x channels in) to its channels
+        out, at one position; a vector counts as one.
+        """
+        ranks = [
+            _layer_ranks(layer, self.params[layer.axes[0][0]]) for layer in self._layout.layers
+        ]
+        return jnp.concatenate(ranks) if ranks else jnp.zeros(0, jnp.float32)
+
+
+def effective_rank(matrix: jax.Array) -> jax.Array:
+    """Effective rank of a matrix, `tr(G)^2 / |G|_F^2` with `G = W W^H`.
+
+    In singular values (sum s^2)^2 / sum s^4: n for n equal ones, 1 for rank one, 0 for the zero
+    matrix, and never above the rank. It needs no eigenvalues, and it is subadditive: the effective
+    rank of a matrix is at most the sum over any partition of its rows, as for the rank itself.
+
+    Args:
+      matrix: f32[..., m, n] or c64; G is m x m, so m should be the smaller side.
+
+    Returns:
+      f32[...].
+    """
+    size = jnp.abs(matrix).max((-2, -1), keepdims=True)
+    scaled = matrix / jnp.maximum(size, _TINY)  # squares neither overflow nor vanish
+    gram = jnp.matmul(scaled, scaled.conj().swapaxes(-2, -1), precision=jax.lax.Precision.HIGHEST)
+    trace = jnp.square(jnp.abs(scaled)).sum((-2, -1))
+    return jnp.square(trace) / jnp.maximum(jnp.square(jnp.abs(gram)).sum((-2, -1)), _TINY)
+
+
+def _layer_ranks(layer: Layer, matrix: jax.Array) -> jax.Array:
+    """The layer's effective rank, shared out to its blocks in proportion to their own.
+
+    Not the blocks' own ranks, which only bound the layer's from above: a wide layer of rank one,
+    cut into 32 blocks, would seem to pass 32 directions.
+    """
+    if jnp.ndim(matrix) < 2:
+        return jnp.ones(layer.num_blocks, jnp.float32)
+    dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
+    units = jnp.moveaxis(jnp.asarray(matrix).astype(dtype), layer.axes[0][1], 0)
+    units = units.reshape(layer.num_units, -1)
+    whole = effective_rank(units if units.shape[0] <= units.shape[1] else units.T)
+    # Blocks as one batch: all have the width of the largest, the rest is zero rows.
+    width = max(layer.block_sizes)
+    index = np.asarray(layer.starts)[:, None] + np.arange(width)
+    is_own = np.arange(width) < np.asarray(layer.block_sizes)[:, None]
+    own = effective_rank(
+        jnp.where(is_own[..., None], units[np.minimum(index, layer.num_units - 1)], 0)
+    )
+    return whole * own / jnp.maximum(own.sum(), _TINY)
+
+
+def rank_within(values: jax.Array, groups: np.ndarray) -> jax.Array:
+    """Returns `.1 + .9 rank / (n - 1)` of each value among the n of its group; 1 where n is 1.
+
+    Rank 0 is the smallest; equal values are ranked in their order (Definition 2 of the study).
+
+    Args:
+      values: f[n].
+      groups: i32[n], sorted group indices.
+
+    Returns:
+      f32[n] in [.1, 1].
+    """
+    if not len(groups):
+        return jnp.zeros(0, jnp.float32)
+    sizes = np.bincount(groups)
+    starts = (np.cumsum(sizes) - sizes)[groups]
+    order = jnp.lexsort((values, jnp.asarray(groups)))
+    position = (
+        jnp.zeros(len(groups), jnp.int32)
+        .at[order]
+        .set(jnp.arange(len(groups), dtype=jnp.int32), unique_indices=True)
+    )
+    last = sizes[groups] - 1
+    share = (position - starts).astype(jnp.float32) / np.maximum(last, 1).astype(np.float32)
+    return jnp.where(last > 0, jnp.float32(0.1) + jnp.float32(0.9) * share, jnp.float32(1.0))
+
+
+CapacityFn = Callable[[Statistics, Partition], jax.Array]
+
+
+class CapacityRule(NamedTuple):
+    """A capacity function, and which mean of the gradient norm it is a function of.
+
+    Attributes:
+      function: (statistics, partition) -> f[num_blocks].
+      moment: the EMA runs over norm**moment; 2 makes squared norms add up exactly.
+    """
+
+    function: CapacityFn
+    moment: int = 1
+
+
+def _relative(statistics: Statistics, _: Partition) -> jax.Array:
+    return statistics.gradient_norms / jnp.maximum(statistics.parameter_norms, _TINY)
+
+
+CAPACITIES: dict[str, CapacityRule] = {
+    "rank": CapacityRule(
+        lambda known, layout: rank_within(known.gradient_norms, layout.block_layer)
+    ),
+    "norm": CapacityRule(lambda known, _: known.gradient_norms),
+    "energy": CapacityRule(lambda known, _: jnp.square(known.gradient_norms), moment=2),
+    "global_rank": CapacityRule(
+        lambda known, layout: rank_within(known.gradient_norms, np.zeros_like(layout.block_layer))
+    ),
+    "relative": CapacityRule(_relative),
+    "sensitivity": CapacityRule(lambda known, _: known.parameter_norms * known.gradient_norms),
+    "jacobian_rank": CapacityRule(lambda known, _: known.effective_ranks),
+}
+
+
+def capacity_rule(capacity: str | CapacityFn) -> CapacityRule:
+    """Looks a capacity up by name, or wraps a function of (statistics, partition).
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    if callable(capacity):
+        return CapacityRule(capacity)
+    if capacity not in CAPACITIES:
+        raise ValueError(
+            f"capacity must be one of {', '.join(CAPACITIES)} or a function of "
+            f"(statistics, partition), got {capacity!r}."
+        )
+    return CAPACITIES[capacity]

@@ -1,0 +1,153 @@
+"""The general form of the solver: any network, by push-relabel on its padded rows.
+
+Works on capacities in a unit of its own (see `rescale`) and on channels, the merged edges.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pfn_optax.flow.layout import Layout
+from pfn_optax.flow.min_cut import ExtremeCuts, cut_edges, extreme_cuts, reach
+from pfn_optax.flow.push_relabel import Preflow, drain, join_rows, split_rows
+
+
+class Solution(NamedTuple):
+    """The two extreme minimum cuts and a flow that proves them minimal."""
+
+    cuts: ExtremeCuts
+    flow: jax.Array  # f[num_edges]; excess is left at rows unless its return was asked for
+    rounds: jax.Array  # i32[], rounds of the first phase
+
+
+def upper_bound(layout: Layout, capacities: jax.Array) -> jax.Array:
+    """Bounds the maximum flow by the cheapest cut between two levels of distance to the sink.
+
+    No edge skips a level on its way down, so what leaves level l + 1 downwards, and what the
+    source sends to level l or lower, is a cut. Where every level has an infinite edge, the rows
+    that the source reaches along infinite edges are a finite cut, if there is any.
+    """
+    channels = merge(layout, capacities)
+    from_source, into_sink = outer_channels(layout, channels)
+    down = into_sink
+    if layout.num_arcs:
+        descends = [
+            own == layout.label[bucket.head] + 1
+            for own, bucket in zip(split_rows(layout, layout.label), layout.buckets, strict=True)
+        ]
+        down = down + join_rows(
+            [
+                jnp.where(mask, channels[bucket.out_arc], 0).sum(0)
+                for mask, bucket in zip(descends, layout.buckets, strict=True)
+            ]
+        )
+    level = jnp.minimum(layout.label, layout.depth + 2)
+    levels = jnp.zeros((2, layout.depth + 3), channels.dtype)
+    levels = levels.at[0, level].add(down).at[1, level].add(from_source)
+    bound = (levels[0, 1:-1] + jnp.cumsum(levels[1, :-2])).min()
+
+    is_infinite = jnp.isinf(channels)
+    start = outer_channels(layout, is_infinite)[0] & jnp.isinf(bound)
+    (infinite_side,) = reach(
+        layout, [start], [[is_infinite[bucket.in_arc] for bucket in layout.buckets]]
+    )
+    finite = jnp.where(cut_edges(layout, infinite_side), capacities, 0).sum()
+    return jnp.minimum(bound, finite)
+
+
+def rescale(capacities: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Measures capacities in a power of two near the bound and clips them at twice the bound.
+
+    The power of two makes the change of unit exact. What is above the bound is in no minimum
+    cut; clipped, neither infinite nor huge capacities drown the others in rounding.
+
+    Returns:
+        The capacities, f[num_edges], and the unit, f[].
+    """
+    info = jnp.finfo(capacities.dtype)
+    bound = jnp.where(bound > 0, bound, 1)
+    exponent = jnp.clip(jnp.frexp(bound)[1], info.minexp, -info.minexp)
+    one = jnp.ones((), capacities.dtype)
+    per_unit, unit = jnp.ldexp(one, -exponent), jnp.ldexp(one, exponent)
+    return jnp.minimum(capacities * per_unit, 2 * (bound * per_unit)), unit
+
+
+def merge(layout: Layout, per_edge: jax.Array) -> jax.Array:
+    """Adds edges up into channels."""
+    return jnp.zeros(layout.num_channels, per_edge.dtype).at[layout.channel].add(per_edge)
+
+
+def outer_channels(layout: Layout, channels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Channels from the source and into the sink, f[num_rows] each."""
+    start, num_rows = layout.num_arcs, layout.num_rows
+    return channels[start : start + num_rows], channels[start + num_rows : start + 2 * num_rows]
+
+
+def solve(
+    layout: Layout,
+    capacities: jax.Array,
+    bound: jax.Array,
+    *,
+    return_flow: bool,
+    max_rounds: int | jax.Array,
+) -> Solution:
+    """Finds a maximum preflow, or flow, and both extreme minimum cuts.
+
+    Args:
+        layout: The network's layout.
+        capacities: f[num_edges], non-negative.
+        bound: f[], finite, no less than the maximum flow; the nearer the more accurate.
+        return_flow: Whether to send back what could not reach the sink.
+        max_rounds: Where to give up, in either phase.
+
+    Returns:
+        The solution; wrong if the rounds did not suffice, which a certificate will show.
+    """
+    scaled, unit = rescale(capacities, bound)
+    channels = merge(layout, scaled)
+    from_source, into_sink = outer_channels(layout, channels)
+    out = tuple(channels[bucket.out_arc] for bucket in layout.buckets)
+    back = tuple(channels[bucket.in_arc] for bucket in layout.buckets)
+    # No row can use more than it can send on. A little more than that, or rounding could leave
+    # a row with no excess and an open arc from the source.
+    sendable = into_sink + (join_rows([slots.sum(0) for slots in out]) if out else 0)
+    injected = jnp.minimum(from_source, 1.01 * sendable + jnp.finfo(channels.dtype).tiny)
+    start = Preflow(jnp.asarray(layout.label), injected, into_sink, out, back)
+    preflow, rounds = drain(layout, start, max_rounds)
+    cuts = extreme_cuts(layout, capacities, start, preflow, from_source - injected)
+    sent, arrived = injected, into_sink - preflow.target
+    if return_flow:
+        # Second phase: the same rounds with the source as their target.
+        returning = preflow._replace(label=jnp.ones_like(preflow.label), target=injected)
+        preflow, _ = drain(layout, returning, max_rounds)
+        sent = preflow.target
+    net = _arc_flow(layout, channels, preflow)
+    flow = _split(layout, scaled, channels, jnp.concatenate([net, sent, arrived])) * unit
+    return Solution(cuts, flow, rounds)
+
+
+def _arc_flow(layout: Layout, channels: jax.Array, preflow: Preflow) -> jax.Array:
+    """Net flow along each arc, f[num_arcs]; of the two arcs of a pair one at most carries any."""
+    if not layout.num_arcs:
+        return jnp.zeros(0, channels.dtype)
+    out, back = (
+        jnp.concatenate([slots.ravel() for slots in residuals])[layout.first_slot]
+        for residuals in (preflow.out, preflow.back)
+    )
+    forth, opposite = jnp.split(channels[: layout.num_arcs], 2)
+    # The same number twice; the smaller capacity has kept more of its digits.
+    net = jnp.where(opposite <= forth, back - opposite, forth - out)
+    return jnp.concatenate([jnp.maximum(net, 0), jnp.maximum(-net, 0)])
+
+
+def _split(
+    layout: Layout, capacities: jax.Array, channels: jax.Array, channel_flow: jax.Array
+) -> jax.Array:
+    """Shares the flow of a channel among its edges, f[num_edges], in proportion to capacity."""
+    auxiliary = jnp.zeros(2, channels.dtype)
+    channel_flow = jnp.concatenate([channel_flow, auxiliary])
+    used = jnp.where(channels > 0, channel_flow / jnp.where(channels > 0, channels, 1), 0)
+    return capacities * used[layout.channel]

@@ -1,0 +1,136 @@
+r"""Both extreme minimum cuts, read off one maximum preflow.
+
+For any cut $A$ (source in, sink out) of a maximum preflow
+
+$$c(A) = e(t) + \sum_{v \notin A,\, v \ne t} e(v) + \text{residual out of } A,$$
+
+so the minimum cuts are exactly those $A$ that hold every row with excess and that no residual arc
+leaves. The smallest is what can be reached from the source and the rows with excess; the largest
+is what cannot reach the sink. Neither a second phase nor a reversed solve is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfn_optax.flow.layout import UNREACHABLE, Layout
+from pfn_optax.flow.push_relabel import Preflow, join_rows
+
+TIE_ULPS = 32  # capacities this many units of rounding apart count as equal
+
+
+class ExtremeCuts(NamedTuple):
+    """The minimum cuts nearest the source and nearest the sink, in this order."""
+
+    rows: jax.Array  # bool[2, num_rows], source sides, the first within the second
+    capacity: jax.Array  # f[2], equal up to rounding
+    is_unique: jax.Array  # bool[], whether their edges are the same
+
+
+def extreme_cuts(
+    layout: Layout,
+    capacities: jax.Array,
+    start: Preflow,
+    preflow: Preflow,
+    surplus: jax.Array,
+) -> ExtremeCuts:
+    """Finds both extreme minimum cuts, ties decided up to rounding.
+
+    Cuts whose capacities are equal in exact arithmetic differ by rounding once they have been
+    summed in different orders. So residuals and excesses at the level of rounding are taken for
+    zero; that answer counts if its capacity is the minimum up to rounding, else the exact one.
+
+    Args:
+        layout: The network's layout.
+        capacities: f[num_edges], in any unit.
+        start: The preflow before any push: capacities, and what the source sent.
+        preflow: A maximum preflow.
+        surplus: f[num_rows], residual of the arc from the source.
+
+    Returns:
+        The cuts.
+    """
+    slots = list(zip(preflow.out, preflow.back, strict=True))
+    noise = TIE_ULPS * jnp.finfo(preflow.excess.dtype).eps
+    # What has come in at a row: its excess is known up to rounding of this.
+    received = start.excess
+    if slots:
+        gains = [jnp.maximum(a - b, 0).sum(0) for a, b in zip(preflow.out, start.out, strict=True)]
+        received = received + join_rows(gains)
+
+    # Four sets at once: reached from the source, reaching the sink, either with both tolerances.
+    starts, opens = [], []
+    for tolerance in (noise, 0):
+        starts.append((preflow.excess > tolerance * received) | (surplus > 0))
+        starts.append(preflow.target > tolerance * start.target)
+        opens.append([back > tolerance * (out + back) for out, back in slots])
+        opens.append([out > tolerance * (out + back) for out, back in slots])
+    tied_smallest, tied_rest, smallest, rest = reach(layout, starts, opens)
+
+    # The solver's own cut sets the standard: it needs no tolerance.
+    own = preflow.label >= UNREACHABLE
+    candidates = jnp.stack([tied_smallest, ~tied_rest, smallest, ~rest, own])
+    cuts = cut_edges(layout, candidates)
+    capacity = jnp.where(cuts, capacities, 0).sum(-1)
+    is_minimal = capacity[:2] <= capacity[4] * (1 + noise)
+    choice = jnp.where(is_minimal, np.arange(2), np.arange(2, 4))
+    is_unique = jnp.all(cuts[choice[0]] == cuts[choice[1]])
+    return ExtremeCuts(candidates[choice], capacity[choice], is_unique)
+
+
+def with_ends(layout: Layout, rows: jax.Array) -> jax.Array:
+    """Source sides as sets of nodes, bool[..., num_nodes], from bool[..., num_rows]."""
+    ends = np.broadcast_to([True, False], (*rows.shape[:-1], 2))
+    return jnp.concatenate([rows, ends], -1)[..., layout.row]
+
+
+def cut_edges(layout: Layout, rows: jax.Array) -> jax.Array:
+    """Edges, bool[..., num_edges], that leave the source side bool[..., num_rows]."""
+    nodes = with_ends(layout, rows)
+    return nodes[..., layout.tail] & ~nodes[..., layout.head]
+
+
+def reach(
+    layout: Layout, starts: Sequence[jax.Array], opens: Sequence[Sequence[jax.Array]]
+) -> list[jax.Array]:
+    """Grows sets of rows along open slots until they are closed.
+
+    The sets are bits of one byte, so that growing eight of them costs no more than one.
+
+    Args:
+        layout: The network's layout.
+        starts: For each set, bool[num_rows], the rows to start from.
+        opens: For each set and bucket, bool[width, rows], whether a row joins when the row at
+            the other end of the slot has.
+
+    Returns:
+        The closed sets.
+    """
+    if not layout.num_arcs:
+        return list(starts)
+    members = _to_bits(starts)
+    is_open = [_to_bits(masks) for masks in zip(*opens, strict=True)]
+
+    def grow(state):
+        members, _ = state
+        joins = [
+            jax.lax.reduce(members[bucket.head] & mask, jnp.uint8(0), jax.lax.bitwise_or, (0,))
+            for bucket, mask in zip(layout.buckets, is_open, strict=True)
+        ]
+        grown = members | join_rows(joins)
+        return grown, jnp.any(grown != members)
+
+    members, _ = jax.lax.while_loop(lambda state: state[1], grow, (members, jnp.any(members > 0)))
+    return [(members >> bit) % 2 > 0 for bit in range(len(starts))]
+
+
+def _to_bits(masks: Sequence[jax.Array]) -> jax.Array:
+    bits = jnp.zeros(masks[0].shape, jnp.uint8)
+    for bit, mask in enumerate(masks):
+        bits |= mask.astype(jnp.uint8) << bit
+    return bits
