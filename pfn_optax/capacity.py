@@ -31,7 +31,7 @@ class Statistics:
     """What a capacity rule may ask about the blocks; computed when asked for.
 
     Attributes:
-      gradient_norms: f32[num_blocks], EMA of the L2 norm of the raw gradient.
+        gradient_norms: f32[num_blocks], EMA of the L2 norm of the raw gradient.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Statistics:
         """Holds the EMA norms and the parameters they belong to.
 
         Args:
-          gradient_norms: f32[num_blocks].
-          params: `layout.leaves(params)`, or None where `update` was called without parameters.
-          layout: the partition.
+            gradient_norms: f32[num_blocks].
+            params: `layout.leaves(params)`, or None where `update` was called without parameters.
+            layout: the partition.
         """
         self.gradient_norms = gradient_norms
         self._params = params
@@ -56,12 +56,12 @@ class Statistics:
         """The parameters that are in blocks, by path.
 
         Raises:
-          ValueError: if `update` was called without parameters.
+            ValueError: if `update` was called without parameters.
         """
         if self._params is None:
             raise ValueError(
-                "this capacity reads the parameters: call update(updates, state, params), or choose "
-                "one that reads gradients only ('rank', 'norm', 'energy', 'global_rank')."
+                "this capacity reads the parameters: call update(updates, state, params), or "
+                "choose one that reads gradients only ('rank', 'norm', 'energy', 'global_rank')."
             )
         return self._params
 
@@ -74,9 +74,9 @@ class Statistics:
     def effective_ranks(self) -> jax.Array:
         """Share of each block in the effective rank of its layer's matrix, f32[num_blocks].
 
-        The blocks of a layer add up to its `effective_rank`, however finely it is cut. A convolution
-        kernel counts as the matrix from its patch (height x width x channels in) to its channels
-        out, at one position; a vector counts as one.
+        The blocks of a layer add up to its `effective_rank`, however finely it is cut. A
+        convolution kernel counts as the matrix from its patch (height x width x channels in) to its
+        channels out, at one position; a vector counts as one.
         """
         ranks = [
             _layer_ranks(layer, self.params[layer.axes[0][0]]) for layer in self._layout.layers
@@ -92,10 +92,10 @@ def effective_rank(matrix: jax.Array) -> jax.Array:
     rank of a matrix is at most the sum over any partition of its rows, as for the rank itself.
 
     Args:
-      matrix: f32[..., m, n] or c64; G is m x m, so m should be the smaller side.
+        matrix: f32[..., m, n] or c64; G is m x m, so m should be the smaller side.
 
     Returns:
-      f32[...].
+        f32[...].
     """
     size = jnp.abs(matrix).max((-2, -1), keepdims=True)
     scaled = matrix / jnp.maximum(size, _TINY)  # squares neither overflow nor vanish
@@ -132,11 +132,11 @@ def rank_within(values: jax.Array, groups: np.ndarray) -> jax.Array:
     Rank 0 is the smallest; equal values are ranked in their order (Definition 2 of the study).
 
     Args:
-      values: f[n].
-      groups: i32[n], sorted group indices.
+        values: f[n].
+        groups: i32[n], sorted group indices.
 
     Returns:
-      f32[n] in [.1, 1].
+        f32[n] in [.1, 1].
     """
     if not len(groups):
         return jnp.zeros(0, jnp.float32)
@@ -160,8 +160,8 @@ class CapacityRule(NamedTuple):
     """A capacity function, and which mean of the gradient norm it is a function of.
 
     Attributes:
-      function: (statistics, partition) -> f[num_blocks].
-      moment: the EMA runs over norm**moment; 2 makes squared norms add up exactly.
+        function: (statistics, partition) -> f[num_blocks].
+        moment: the EMA runs over norm**moment; 2 makes squared norms add up exactly.
     """
 
     function: CapacityFn
@@ -191,7 +191,7 @@ def capacity_rule(capacity: str | CapacityFn) -> CapacityRule:
     """Looks a capacity up by name, or wraps a function of (statistics, partition).
 
     Raises:
-      ValueError: if the name is unknown.
+        ValueError: if the name is unknown.
     """
     if callable(capacity):
         return CapacityRule(capacity)

@@ -8,12 +8,12 @@ def next_persistence(cut: jax.Array, was_cut: jax.Array, persistence: jax.Array)
     """Counts the consecutive earlier diagnoses in which a block was in the cut.
 
     Args:
-      cut: bool[num_blocks], in the cut now.
-      was_cut: bool[num_blocks], in the cut at the diagnosis before.
-      persistence: i32[num_blocks], the count at the diagnosis before.
+        cut: bool[num_blocks], in the cut now.
+        was_cut: bool[num_blocks], in the cut at the diagnosis before.
+        persistence: i32[num_blocks], the count at the diagnosis before.
 
     Returns:
-      i32[num_blocks]: 0 for a block that enters the cut or is not in it.
+        i32[num_blocks]: 0 for a block that enters the cut or is not in it.
     """
     return jnp.where(cut & was_cut, persistence + 1, 0)
 
@@ -31,14 +31,14 @@ def compensation(
     With the study's beta 1.8, gamma .15 and bound 15 this is 2.8 at first and at most 6.85.
 
     Args:
-      cut: bool[num_blocks].
-      persistence: i32[num_blocks], consecutive earlier diagnoses in the cut.
-      beta: strength of the amplification.
-      gamma: growth per diagnosis.
-      max_persistence: number of diagnoses after which it stops growing.
+        cut: bool[num_blocks].
+        persistence: i32[num_blocks], consecutive earlier diagnoses in the cut.
+        beta: strength of the amplification.
+        gamma: growth per diagnosis.
+        max_persistence: number of diagnoses after which it stops growing.
 
     Returns:
-      f32[num_blocks].
+        f32[num_blocks].
     """
     age = jnp.minimum(persistence, max_persistence).astype(jnp.float32)
     gain = 1.0 + jnp.asarray(beta, jnp.float32) * (1.0 + jnp.asarray(gamma, jnp.float32) * age)

@@ -43,30 +43,30 @@ def draw_flow(
     """Draws the flow network at the last diagnosis, from the loss (top) to the data (bottom).
 
     Each layer is a band: the width of the coloured core is its flow, the pale band around it what
-    its capacity would still take, the colour its saturation (flow / capacity). Layers with blocks in
-    the cut are marked with a dashed red line across and their number of cut blocks. Deep networks are
-    continued in further columns.
+    its capacity would still take, the colour its saturation (flow / capacity). Layers with blocks
+    in the cut are marked with a dashed red line across and their number of cut blocks. Deep
+    networks are continued in further columns.
 
     Args:
-      state: an optimizer state with a `PFNState` somewhere in it.
-      params: the parameter tree; only names and shapes are read.
-      axes: matplotlib axes to draw on; a new figure of fitting size by default.
-      **layout_options: `block_size`, `num_blocks`, `output_axis`, `graph`, as given to `pfn`.
+        state: an optimizer state with a `PFNState` somewhere in it.
+        params: the parameter tree; only names and shapes are read.
+        axes: matplotlib axes to draw on; a new figure of fitting size by default.
+        **layout_options: `block_size`, `num_blocks`, `output_axis`, `graph`, as given to `pfn`.
 
     Returns:
-      The matplotlib figure.
+        The matplotlib figure.
 
     Raises:
-      ValueError: if no single `PFNState` is found, or it does not fit the parameters.
-      ImportError: if matplotlib is missing (`pip install pfn_optax[plot]`).
+        ValueError: if no single `PFNState` is found, or it does not fit the parameters.
+        ImportError: if matplotlib is missing (`pip install pfn_optax[plot]`).
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from pfn_optax import draw_flow, pfn
-      >>> optimizer = pfn(capacity="norm", every=1)
-      >>> params = {"layer0": {"kernel": jnp.ones((3, 4))}, "layer1": {"kernel": jnp.ones((4, 1))}}
-      >>> _, state = optimizer.update(params, optimizer.init(params), params)
-      >>> draw_flow(state, params).savefig("flow.png")  # doctest: +SKIP
+        >>> import jax.numpy as jnp, optax
+        >>> from pfn_optax import draw_flow, pfn
+        >>> optimizer = pfn(capacity="norm", every=1)
+        >>> params = {"layer0": {"w": jnp.ones((3, 4))}, "layer1": {"w": jnp.ones((4, 1))}}
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> draw_flow(state, params).savefig("flow.png")  # doctest: +SKIP
     """
     try:
         from matplotlib import colormaps

@@ -1,8 +1,8 @@
 """A parameter tree cut into layers, and each layer into blocks of output units.
 
 A *layer* is a matrix (any leaf with two or more axes: a dense or convolution kernel, an embedding)
-together with the vectors beside it that have one entry per output unit (its bias). A *block* is a run
-of consecutive output units of one layer, the smallest thing that PFN measures and amplifies.
+together with the vectors beside it that have one entry per output unit (its bias). A *block* is a
+run of consecutive output units of one layer, the smallest thing that PFN measures and amplifies.
 
 Vectors that belong to no matrix (the scale and bias of a normalisation layer, which sit in a module
 of their own) are in no block and are never amplified; only in a tree without any matrix does every
@@ -33,12 +33,12 @@ class Layer:
     """One matrix and the vectors that follow its output units.
 
     Attributes:
-      name: path of the module (`"encoder/Dense_0"`), or of the leaf where a module holds several
-        matrices.
-      axes: the leaves of the layer, matrix first, as (path, axis along which the units lie).
-      num_units: number of output units.
-      first_block: index of the layer's first block among all blocks.
-      starts: index of the first unit of each block.
+        name: path of the module (`"encoder/Dense_0"`), or of the leaf where a module holds several
+            matrices.
+        axes: the leaves of the layer, matrix first, as (path, axis along which the units lie).
+        num_units: number of output units.
+        first_block: index of the layer's first block among all blocks.
+        starts: index of the first unit of each block.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Partition:
     """All layers of a parameter tree in natural path order; hashable, made of names and sizes only.
 
     Attributes:
-      layers: the layers; block indices run through them in order.
-      unblocked: paths of the leaves that belong to no block.
+        layers: the layers; block indices run through them in order.
+        unblocked: paths of the leaves that belong to no block.
     """
 
     layers: tuple[Layer, ...]
@@ -106,13 +106,13 @@ class Partition:
         """Returns the leaves of a tree that are in blocks, by path.
 
         Raises:
-          ValueError: if the tree lacks one of them.
+            ValueError: if the tree lacks one of them.
         """
         found = {path: leaf for path, leaf in named_leaves(tree) if path in self.leaf_units}
         if missing := [path for path in self.leaf_units if path not in found]:
             raise ValueError(
-                f"this tree has no leaf {'/'.join(missing[0])!r}, which the blocks were made of: pass "
-                "gradients, updates and params of the same model."
+                f"this tree has no leaf {'/'.join(missing[0])!r}, which the blocks were made of: "
+                "pass gradients, updates and params of the same model."
             )
         return found
 
@@ -127,28 +127,28 @@ def partition(
     """Cuts a parameter tree into layers and blocks.
 
     Args:
-      params: parameter tree; only paths, shapes and dtypes are read (`ShapeDtypeStruct` will do).
-        Leaves that are not floating or complex, and empty ones, are left out.
-      block_size: units per block, the last block of a layer may be smaller; a layer with fewer units
-        is one block. Default 16.
-      num_blocks: instead of `block_size`, cut each layer into this many nearly equal blocks (fewer in
-        layers with fewer units).
-      output_axis: the axis of a matrix that runs over output units: an integer for all, or a function
-        of (path, shape). Default: the last axis, Flax's and Haiku's convention.
+        params: parameter tree; only paths, shapes and dtypes are read (`ShapeDtypeStruct` will do).
+            Leaves that are not floating or complex, and empty ones, are left out.
+        block_size: units per block, the last block of a layer may be smaller; a layer with fewer
+            units is one block. Default 16.
+        num_blocks: instead of `block_size`, cut each layer into this many nearly equal blocks
+            (fewer in layers with fewer units).
+        output_axis: the axis of a matrix that runs over output units: an integer for all, or a
+            function of (path, shape). Default: the last axis, Flax's and Haiku's convention.
 
     Returns:
-      The partition.
+        The partition.
 
     Raises:
-      ValueError: if sizes are not positive, both are given, or an axis is out of range.
+        ValueError: if sizes are not positive, both are given, or an axis is out of range.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from pfn_optax.partition import partition
-      >>> params = {"Dense_0": {"kernel": jnp.ones((8, 40)), "bias": jnp.ones(40)}}
-      >>> [layer] = partition(params, block_size=16).layers
-      >>> layer.name, layer.block_sizes
-      ('Dense_0', (16, 16, 8))
+        >>> import jax.numpy as jnp
+        >>> from pfn_optax.partition import partition
+        >>> params = {"Dense_0": {"kernel": jnp.ones((8, 40)), "bias": jnp.ones(40)}}
+        >>> [layer] = partition(params, block_size=16).layers
+        >>> layer.name, layer.block_sizes
+        ('Dense_0', (16, 16, 8))
     """
     for name, value in (("block_size", block_size), ("num_blocks", num_blocks)):
         if value is not None and not (isinstance(value, int) and value > 0):
@@ -235,8 +235,8 @@ def _unit_axis(path: Path, shape: Shape, output_axis: OutputAxis | None) -> int:
 def _closeness(path: Path, head: Path) -> tuple[bool, bool, Any]:
     """Which of several matrices in one place a vector follows.
 
-    For {"w1", "b1", "w2", "b2"} the one with the same number in its name, else, as in [w1, b1, w2, b2],
-    the nearest before.
+    For {"w1", "b1", "w2", "b2"} the one with the same number in its name, else, as in [w1, b1, w2,
+    b2], the nearest before.
     """
     is_before = natural_key(head) < natural_key(path)
     return _digits(head[-1]) == _digits(path[-1]), is_before, natural_key(head)
@@ -254,14 +254,14 @@ def _starts(num_units: int, block_size: int | None, num_blocks: int | None) -> t
 
 
 def block_norms(layout: Partition, tree: Any) -> jax.Array:
-    """Returns the L2 norm of each block, `sqrt(sum |x|^2)` over its entries in all leaves of the layer.
+    """Returns the L2 norm of each block over its entries in all leaves of the layer.
 
     Args:
-      layout: the partition of the tree.
-      tree: gradients, updates or parameters.
+        layout: the partition of the tree.
+        tree: gradients, updates or parameters.
 
     Returns:
-      f32[num_blocks], whatever the dtype of the leaves.
+        f32[num_blocks], whatever the dtype of the leaves.
     """
     return jnp.sqrt(block_energies(layout, layout.leaves(tree)))
 
@@ -270,11 +270,11 @@ def block_energies(layout: Partition, leaves: dict[Path, jax.Array]) -> jax.Arra
     """Returns the squared L2 norm of each block from its leaves; every entry is read once.
 
     Args:
-      layout: the partition.
-      leaves: `layout.leaves(tree)`.
+        layout: the partition.
+        leaves: `layout.leaves(tree)`.
 
     Returns:
-      f32[num_blocks].
+        f32[num_blocks].
     """
     per_unit = []
     for layer in layout.layers:
@@ -317,13 +317,13 @@ def scale_blocks(
     """Multiplies every entry of a block by the block's multiplier.
 
     Args:
-      layout: the partition of the tree.
-      tree: gradients or updates.
-      multipliers: f32[num_blocks].
-      rest: factor for floating leaves that are in no block.
+        layout: the partition of the tree.
+        tree: gradients or updates.
+        multipliers: f32[num_blocks].
+        rest: factor for floating leaves that are in no block.
 
     Returns:
-      A tree like `tree`, with the same dtypes.
+        A tree like `tree`, with the same dtypes.
     """
     per_unit = multipliers[layout.unit_block]
 

@@ -17,14 +17,14 @@ class CutRow(NamedTuple):
     """One block.
 
     Attributes:
-      layer: path of the layer.
-      block: number of the block within its layer.
-      units: output units of the block, `"16:32"`.
-      norm: EMA of its raw gradient norm.
-      capacity: its capacity at the last diagnosis.
-      in_cut: whether it is a bottleneck.
-      persistence: consecutive earlier diagnoses in the cut.
-      multiplier: what its updates are multiplied by.
+        layer: path of the layer.
+        block: number of the block within its layer.
+        units: output units of the block, `"16:32"`.
+        norm: EMA of its raw gradient norm.
+        capacity: its capacity at the last diagnosis.
+        in_cut: whether it is a bottleneck.
+        persistence: consecutive earlier diagnoses in the cut.
+        multiplier: what its updates are multiplied by.
     """
 
     layer: str
@@ -42,12 +42,12 @@ class CutReport(Sequence[CutRow]):
     """The rows of all blocks, in forward order, and what is known of the whole; prints as a table.
 
     Attributes:
-      rows: one per block.
-      step: steps taken.
-      flow: value of the maximum flow.
-      certified: whether flow and cut are proven optimal.
-      unique: whether it is the only minimum cut.
-      status: the status of the last diagnosis.
+        rows: one per block.
+        step: steps taken.
+        flow: value of the maximum flow.
+        certified: whether flow and cut are proven optimal.
+        unique: whether it is the only minimum cut.
+        status: the status of the last diagnosis.
     """
 
     rows: tuple[CutRow, ...]
@@ -115,9 +115,9 @@ class Snapshot(NamedTuple):
     """A host copy of a state beside the partition and the graph it belongs to.
 
     Attributes:
-      state: the state, numpy arrays.
-      layout: partition of the parameters.
-      bound: the flow graph on its blocks.
+        state: the state, numpy arrays.
+        layout: partition of the parameters.
+        bound: the flow graph on its blocks.
     """
 
     state: PFNState
@@ -137,19 +137,19 @@ def snapshot(
     """Finds the `PFNState` in any optimizer state and joins it with its partition and graph.
 
     Args:
-      state: an optimizer state with one `PFNState` in it, also that of `nnx.Optimizer`.
-      params: the parameter tree (or gradients, or abstract leaves: only shapes are read).
-      block_size: as given to `pfn`.
-      num_blocks: as given to `pfn`.
-      output_axis: as given to `pfn`.
-      graph: as given to `pfn`.
+        state: an optimizer state with one `PFNState` in it, also that of `nnx.Optimizer`.
+        params: the parameter tree (or gradients, or abstract leaves: only shapes are read).
+        block_size: as given to `pfn`.
+        num_blocks: as given to `pfn`.
+        output_axis: as given to `pfn`.
+        graph: as given to `pfn`.
 
     Returns:
-      The snapshot.
+        The snapshot.
 
     Raises:
-      ValueError: if there is no or more than one `PFNState`, it is a batch of states, or it does not
-        fit the parameters with these options.
+        ValueError: if there is no or more than one `PFNState`, it is a batch of states, or it does
+            not fit the parameters with these options.
     """
     found = [
         leaf
@@ -159,9 +159,11 @@ def snapshot(
     if len(found) != 1:
         raise ValueError(
             f"expected one PFNState in the optimizer state, found {len(found)} in a "
-            f"{type(state).__name__}: pass the part of the state that belongs to pfn() or with_pfn()."
+            f"{type(state).__name__}: pass the part of the state of one pfn() or with_pfn()."
         )
-    host = PFNState(*(np.asarray(jax.tree.leaves(leaf)[0]) for leaf in found[0]))
+    # Leaves may be wrapped in variables of `nnx.Optimizer`.
+    arrays: list[Any] = [np.asarray(jax.tree.leaves(leaf)[0]) for leaf in found[0]]
+    host = PFNState(*arrays)
     layout = partition(
         params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
     )
@@ -172,37 +174,38 @@ def snapshot(
         )
     if len(host.pfn_norms) != layout.num_blocks:
         raise ValueError(
-            f"the state has {len(host.pfn_norms)} blocks, these parameters make {layout.num_blocks}: "
-            "pass the block_size, num_blocks, output_axis and graph that were given to pfn()."
+            f"the state has {len(host.pfn_norms)} blocks, these parameters make "
+            f"{layout.num_blocks}: pass the block_size, num_blocks, output_axis and graph "
+            "that were given to pfn()."
         )
     return Snapshot(host, layout, (graph or chain_of(layout)).bind(layout))
 
 
 def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
-    """Turns a state of `pfn` into rows: layer, block, norm, capacity, in cut, persistence, multiplier.
+    """Turns a state of `pfn` into rows, one per block, that print as a table.
 
     Args:
-      state: an optimizer state with a `PFNState` somewhere in it.
-      params: the parameter tree; only names and shapes are read.
-      **layout_options: `block_size`, `num_blocks`, `output_axis`, `graph`, as given to `pfn`.
+        state: an optimizer state with a `PFNState` somewhere in it.
+        params: the parameter tree; only names and shapes are read.
+        **layout_options: `block_size`, `num_blocks`, `output_axis`, `graph`, as given to `pfn`.
 
     Returns:
-      A sequence of `CutRow`, in forward order; `print` it for a table.
+        A sequence of `CutRow`, in forward order; `print` it for a table.
 
     Raises:
-      ValueError: if no single `PFNState` is found, or it does not fit the parameters.
+        ValueError: if no single `PFNState` is found, or it does not fit the parameters.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from pfn_optax import cut_report, pfn
-      >>> optimizer = optax.chain(pfn(capacity="norm", every=1), optax.sgd(0.1))
-      >>> params = {"layer0": {"kernel": jnp.ones((3, 4))}, "layer1": {"kernel": jnp.ones((4, 1))}}
-      >>> _, state = optimizer.update(params, optimizer.init(params), params)
-      >>> print(cut_report(state, params))
-      step 1: certified; maximum flow 2 (certified, unique)
-      layer   block  units  norm  capacity  cut  persistence  multiplier
-      layer0      0    0:4  3.46      3.46                          1.00
-      layer1      0    0:1     2         2  CUT            0        2.80
+        >>> import jax.numpy as jnp, optax
+        >>> from pfn_optax import cut_report, pfn
+        >>> optimizer = optax.chain(pfn(capacity="norm", every=1), optax.sgd(0.1))
+        >>> params = {"layer0": {"w": jnp.ones((3, 4))}, "layer1": {"w": jnp.ones((4, 1))}}
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> print(cut_report(state, params))
+        step 1: certified; maximum flow 2 (certified, unique)
+        layer   block  units  norm  capacity  cut  persistence  multiplier
+        layer0      0    0:4  3.46      3.46                          1.00
+        layer1      0    0:1     2         2  CUT            0        2.80
     """
     known, layout, _ = snapshot(state, params, **layout_options)
     rows = []

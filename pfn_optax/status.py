@@ -9,8 +9,8 @@ import optax
 class Status(enum.IntEnum):
     """State of the diagnosis, `PFNState.pfn_status`.
 
-    Only `CERTIFIED` changes the multipliers. Whatever else happens, they keep the values of the last
-    certified diagnosis (ones before the first), so PFN never makes a bad step worse.
+    Only `CERTIFIED` changes the multipliers. Whatever else happens, they keep the values of the
+    last certified diagnosis (ones before the first), so PFN never makes a bad step worse.
     """
 
     WAITING = 0
@@ -34,8 +34,8 @@ _REMEDY = {
         "`optax.apply_if_finite`."
     ),
     Status.ZERO_GRADIENT: (
-        "every block norm is zero (norms below 1e-19 count as zero). Check that the loss depends on "
-        "the parameters."
+        "every block norm is zero (norms below 1e-19 count as zero). Check that the loss depends "
+        "on the parameters."
     ),
     Status.UNBOUNDED: (
         "no parameter separates the loss from the data in the flow graph: a path of identity edges "
@@ -60,23 +60,24 @@ def raise_for_status(state) -> None:
     (of `optax.chain`, `nnx.Optimizer`, ...). A state of many seeds (from `vmap`) is searched whole.
 
     Args:
-      state: an optimizer state.
+        state: an optimizer state.
 
     Raises:
-      DiagnosisError: if any status is neither `WAITING` nor `CERTIFIED`; the message says what to do.
-      ValueError: if there is no `PFNState` in `state`.
+        DiagnosisError: if any status is neither `WAITING` nor `CERTIFIED`; the message says what to
+            do.
+        ValueError: if there is no `PFNState` in `state`.
 
     Example:
-      >>> import jax.numpy as jnp, optax, pfn_optax
-      >>> optimizer = optax.chain(pfn_optax.pfn(every=1), optax.sgd(0.1))
-      >>> params = {"dense": {"kernel": jnp.ones((4, 2))}}
-      >>> _, state = optimizer.update(
-      ...     {"dense": {"kernel": jnp.zeros((4, 2))}}, optimizer.init(params), params
-      ... )
-      >>> pfn_optax.raise_for_status(state)
-      Traceback (most recent call last):
-        ...
-      pfn_optax.status.DiagnosisError: ZERO_GRADIENT at step 1: every block norm is zero ...
+        >>> import jax.numpy as jnp, optax, pfn_optax
+        >>> optimizer = optax.chain(pfn_optax.pfn(every=1), optax.sgd(0.1))
+        >>> params = {"dense": {"kernel": jnp.ones((4, 2))}}
+        >>> _, state = optimizer.update(
+        ...     {"dense": {"kernel": jnp.zeros((4, 2))}}, optimizer.init(params), params
+        ... )
+        >>> pfn_optax.raise_for_status(state)
+        Traceback (most recent call last):
+          ...
+        pfn_optax.status.DiagnosisError: ZERO_GRADIENT at step 1: every block norm is zero ...
     """
     steps = optax.tree.get_all_with_path(state, "pfn_step")
     statuses = optax.tree.get_all_with_path(state, "pfn_status")

@@ -38,23 +38,26 @@ Side = Literal["source", "sink"]
 
 
 class PFNState(NamedTuple):
-    """State of `pfn` and `with_pfn`: arrays of fixed shape, readable by `optax.tree.get(state, name)`.
+    """State of `pfn` and `with_pfn`: arrays of fixed shape and unique names.
+
+    Read one anywhere in a chain by `optax.tree.get(state, "pfn_cut")`.
 
     Attributes:
-      pfn_step: i32[], steps taken.
-      pfn_measured: i32[], steps whose gradient norms went into the EMA.
-      pfn_nonfinite: i32[], steps whose gradients held NaN or infinity and were not measured.
-      pfn_diagnoses: i32[], certified diagnoses.
-      pfn_norms: f32[num_blocks], bias-corrected EMA of each block's raw gradient norm.
-      pfn_capacities: f32[num_blocks], capacities at the last diagnosis.
-      pfn_cut: bool[num_blocks], in the cut at the last certified diagnosis: the bottleneck blocks.
-      pfn_persistence: i32[num_blocks], consecutive earlier certified diagnoses in the cut.
-      pfn_multipliers: f32[num_blocks], what the updates of each block are multiplied by.
-      pfn_flow: f32[], value of the maximum flow at the last diagnosis.
-      pfn_certified: bool[], whether that flow and cut are proven optimal.
-      pfn_unique: bool[], whether it is the only minimum cut (up to rounding).
-      pfn_rounds: i32[], push-relabel rounds it took.
-      pfn_status: i32[], a `Status`.
+        pfn_step: i32[], steps taken.
+        pfn_measured: i32[], steps whose gradient norms went into the EMA.
+        pfn_nonfinite: i32[], steps whose gradients held NaN or infinity and were not measured.
+        pfn_diagnoses: i32[], certified diagnoses.
+        pfn_norms: f32[num_blocks], bias-corrected EMA of each block's raw gradient norm.
+        pfn_capacities: f32[num_blocks], capacities at the last diagnosis.
+        pfn_cut: bool[num_blocks], in the cut at the last certified diagnosis: the bottleneck
+            blocks.
+        pfn_persistence: i32[num_blocks], consecutive earlier certified diagnoses in the cut.
+        pfn_multipliers: f32[num_blocks], what the updates of each block are multiplied by.
+        pfn_flow: f32[], value of the maximum flow at the last diagnosis.
+        pfn_certified: bool[], whether that flow and cut are proven optimal.
+        pfn_unique: bool[], whether it is the only minimum cut (up to rounding).
+        pfn_rounds: i32[], push-relabel rounds it took.
+        pfn_status: i32[], a `Status`.
     """
 
     pfn_step: jax.Array
@@ -77,8 +80,8 @@ class WithPFNState(NamedTuple):
     """State of `with_pfn`.
 
     Attributes:
-      pfn_state: the diagnosis.
-      inner_state: state of the wrapped optimizer.
+        pfn_state: the diagnosis.
+        inner_state: state of the wrapped optimizer.
     """
 
     pfn_state: PFNState
@@ -104,13 +107,14 @@ def pfn(
     r"""Amplifies the gradients of the blocks in the minimum cut of the parameter flow network.
 
     Parameters are cut into blocks, EMA gradient norms give each block a capacity :math:`c_e`, and a
-    maximum flow is sent from the loss to the data through the layers. Every `every` steps the minimum
-    cut names the bottleneck blocks, and until the next diagnosis their gradients are multiplied by
+    maximum flow is sent from the loss to the data through the layers. Every `every` steps the
+    minimum cut names the bottleneck blocks, and until the next diagnosis their gradients are
+    multiplied by
 
     .. math:: \Gamma(e) = 1 + \beta (1 + \gamma \min(\mathrm{persistence}_e, P))
 
-    where the persistence is the number of consecutive earlier diagnoses in which the block was in the
-    cut. Use it in front of an optimizer that keeps the gradient's size (SGD, momentum):
+    where the persistence is the number of consecutive earlier diagnoses in which the block was in
+    the cut. Use it in front of an optimizer that keeps the gradient's size (SGD, momentum):
     `optax.chain(pfn(), optax.sgd(lr, momentum=0.9))`. Behind a normalising optimizer (Adam, ...) a
     lasting multiplier cancels within some hundred steps: there use `with_pfn`.
 
@@ -118,47 +122,48 @@ def pfn(
     `max_persistence`, which may be traced (`optax.inject_hyperparams(pfn)(beta=schedule)`).
 
     Args:
-      block_size: output units per block (default 16); a narrower layer is one block.
-      num_blocks: blocks per layer, instead of `block_size`.
-      output_axis: axis of the output units of each matrix: an integer, or a function of
-        (path, shape). Default: the last.
-      capacity: `"rank"`, `"norm"`, `"energy"`, `"global_rank"`, `"relative"`, `"sensitivity"`,
-        `"jacobian_rank"` (see `pfn_optax.capacity`), or a function of (statistics, partition) that
-        returns f32[num_blocks]. Those that read parameters need `update(updates, state, params)`.
-      graph: how the layers are joined. Default: a chain in natural path order.
-      every: steps between diagnoses (the study takes a thirtieth of the run).
-      ema_decay: decay of the moving average of the gradient norms, in [0, 1).
-      ema_window: measure only in the last `ema_window` steps before each diagnosis, at no cost in
-        the others. Default: measure at every step. Non-finite gradients outside go unnoticed.
-      beta: strength of the amplification; 0 only diagnoses.
-      gamma: growth of the amplification per diagnosis in the cut.
-      max_persistence: number of diagnoses after which it stops growing.
-      renormalize: keep the global norm: the amplified gradients are scaled down together to the norm
-        they had (also the leaves in no block), so that only their proportions change.
-      side: which minimum cut to take among several: `"source"`, nearest the loss (the study's), or
-        `"sink"`, nearest the data.
+        block_size: output units per block (default 16); a narrower layer is one block.
+        num_blocks: blocks per layer, instead of `block_size`.
+        output_axis: axis of the output units of each matrix: an integer, or a function of
+            (path, shape). Default: the last.
+        capacity: `"rank"`, `"norm"`, `"energy"`, `"global_rank"`, `"relative"`, `"sensitivity"`,
+            `"jacobian_rank"` (see `pfn_optax.capacity`), or a function of (statistics, partition)
+            that returns f32[num_blocks]. Those that read parameters need `update(updates, state,
+            params)`.
+        graph: how the layers are joined. Default: a chain in natural path order.
+        every: steps between diagnoses (the study takes a thirtieth of the run).
+        ema_decay: decay of the moving average of the gradient norms, in [0, 1).
+        ema_window: measure only in the last `ema_window` steps before each diagnosis, at no cost in
+            the others. Default: measure at every step. Non-finite gradients outside go unnoticed.
+        beta: strength of the amplification; 0 only diagnoses.
+        gamma: growth of the amplification per diagnosis in the cut.
+        max_persistence: number of diagnoses after which it stops growing.
+        renormalize: keep the global norm: the amplified gradients are scaled down together to the
+            norm they had (also the leaves in no block), so that only their proportions change.
+        side: which minimum cut to take among several: `"source"`, nearest the loss (the study's),
+            or `"sink"`, nearest the data.
 
     Returns:
-      A transformation with state `PFNState`.
+        A transformation with state `PFNState`.
 
     Raises:
-      ValueError: from here, if an option is out of range; from `init`, if the graph names unknown
-        layers; from `update`, if the tree is not the one of `init`, or `params` is missing.
+        ValueError: from here, if an option is out of range; from `init`, if the graph names unknown
+            layers; from `update`, if the tree is not the one of `init`, or `params` is missing.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from pfn_optax import pfn
-      >>> optimizer = optax.chain(pfn(every=1), optax.sgd(0.1))
-      >>> params = {"layer0": {"kernel": jnp.ones((3, 4))}, "layer1": {"kernel": jnp.ones((4, 1))}}
-      >>> state = optimizer.init(params)
-      >>> grads = jax.grad(lambda p: jnp.sum(p["layer0"]["kernel"] @ p["layer1"]["kernel"]))(params)
-      >>> updates, state = optimizer.update(grads, state, params)
-      >>> print(optax.tree.get(state, "pfn_multipliers"))
-      [1.  2.8]
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from pfn_optax import pfn
+        >>> optimizer = optax.chain(pfn(every=1), optax.sgd(0.1))
+        >>> params = {"layer0": {"w": jnp.ones((3, 4))}, "layer1": {"w": jnp.ones((4, 1))}}
+        >>> state = optimizer.init(params)
+        >>> grads = jax.grad(lambda p: jnp.sum(p["layer0"]["w"] @ p["layer1"]["w"]))(params)
+        >>> updates, state = optimizer.update(grads, state, params)
+        >>> print(optax.tree.get(state, "pfn_multipliers"))
+        [1.  2.8]
 
     Reference:
-      "Bottleneck diagnosis and topology optimisation of gradient flow in neural networks by maximum
-      flow and minimum cut", sections 3.2 to 3.5. Goldberg & Tarjan 1988 for push-relabel.
+        "Bottleneck diagnosis and topology optimisation of gradient flow in neural networks by
+        maximum flow and minimum cut", sections 3.2 to 3.5. Goldberg & Tarjan 1988 for push-relabel.
     """
     core = _Core(**locals())
 
@@ -195,35 +200,35 @@ def with_pfn(
     is the learning rate of the blocks in the cut that is multiplied.
 
     Args:
-      optimizer: any optax optimizer or chain.
-      block_size: see `pfn`.
-      num_blocks: see `pfn`.
-      output_axis: see `pfn`.
-      capacity: see `pfn`.
-      graph: see `pfn`.
-      every: see `pfn`.
-      ema_decay: see `pfn`.
-      ema_window: see `pfn`.
-      beta: see `pfn`.
-      gamma: see `pfn`.
-      max_persistence: see `pfn`.
-      renormalize: see `pfn`; the norm kept is that of the optimizer's updates.
-      side: see `pfn`.
+        optimizer: any optax optimizer or chain.
+        block_size: see `pfn`.
+        num_blocks: see `pfn`.
+        output_axis: see `pfn`.
+        capacity: see `pfn`.
+        graph: see `pfn`.
+        every: see `pfn`.
+        ema_decay: see `pfn`.
+        ema_window: see `pfn`.
+        beta: see `pfn`.
+        gamma: see `pfn`.
+        max_persistence: see `pfn`.
+        renormalize: see `pfn`; the norm kept is that of the optimizer's updates.
+        side: see `pfn`.
 
     Returns:
-      A transformation with state `WithPFNState`; extra arguments are passed to `optimizer`.
+        A transformation with state `WithPFNState`; extra arguments are passed to `optimizer`.
 
     Raises:
-      ValueError: as `pfn`.
+        ValueError: as `pfn`.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from pfn_optax import with_pfn
-      >>> optimizer = with_pfn(optax.adam(1e-3), every=1)
-      >>> params = {"layer0": {"kernel": jnp.ones((3, 4))}, "layer1": {"kernel": jnp.ones((4, 1))}}
-      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
-      >>> print(updates["layer1"]["kernel"].ravel() / updates["layer0"]["kernel"][0, 0])
-      [2.8 2.8 2.8 2.8]
+        >>> import jax.numpy as jnp, optax
+        >>> from pfn_optax import with_pfn
+        >>> optimizer = with_pfn(optax.adam(1e-3), every=1)
+        >>> params = {"layer0": {"w": jnp.ones((3, 4))}, "layer1": {"w": jnp.ones((4, 1))}}
+        >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["layer1"]["w"].ravel() / updates["layer0"]["w"][0, 0])
+        [2.8 2.8 2.8 2.8]
     """
     options = locals()
     inner = optax.with_extra_args_support(options.pop("optimizer"))
@@ -335,8 +340,9 @@ class _Core:
         layout = self.options.layout(gradients)
         if layout.num_blocks != state.pfn_norms.shape[-1]:
             raise ValueError(
-                f"the gradients make {layout.num_blocks} blocks ({_summary(layout)}), but the state "
-                f"was initialised with {state.pfn_norms.shape[-1]}: call init with the same tree."
+                f"the gradients make {layout.num_blocks} blocks ({_summary(layout)}), but the "
+                f"state was initialised with {state.pfn_norms.shape[-1]}: call init with the same "
+                "tree."
             )
         return _observe(
             self.options,

@@ -153,4 +153,4 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_missing_params_say_what_to_do():
     with pytest.raises(ValueError, match=r"call update\(updates, state, params\)"):
-        Statistics(NORMS, None, LAYOUT).parameter_norms
+        _ = Statistics(NORMS, None, LAYOUT).parameter_norms

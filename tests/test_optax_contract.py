@@ -43,6 +43,7 @@ FORMS = {
     "with_pfn": lambda **options: with_pfn(optax.adam(0.1), **{"every": 3, **options}),
 }
 
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
     """The contract is about structure, in some sixty programs: halve their compilation."""
@@ -267,10 +268,16 @@ def test_converges(form, problem):
     """30,000 steps to the minimum, as optax's own optimizers must."""
     if problem == "parabola":
         start, minimum = jnp.array([-1.0, 10.0, 1.0]), jnp.array([1.0, -1.0, 1.0])
-        loss = lambda x: jnp.sum(jnp.square(x - minimum))
+
+        def loss(x):
+            return jnp.sum(jnp.square(x - minimum))
+
     else:
         start, minimum = jnp.array([-0.5, 1.5]), jnp.ones(2)
-        loss = lambda x: 100 * jnp.square(x[1] - x[0] ** 2) + jnp.square(1 - x[0])
+
+        def loss(x):
+            return 100 * jnp.square(x[1] - x[0] ** 2) + jnp.square(1 - x[0])
+
     options = {"every": 50, "ema_decay": 0.9}
     if form is FORMS["pfn"]:
         rate = 1e-2 if problem == "parabola" else 2e-4

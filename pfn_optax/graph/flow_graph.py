@@ -18,10 +18,11 @@ class Edge(NamedTuple):
     """An edge of the graph, pointing the way the gradient goes: from the loss to the data.
 
     Attributes:
-      tail: node nearer the loss.
-      head: node nearer the data.
-      layer: name of the layer whose blocks are the parallel edges here; None for an identity (a skip).
-      capacity: capacity of an identity edge; infinite by default, ignored where `layer` is given.
+        tail: node nearer the loss.
+        head: node nearer the data.
+        layer: name of the layer whose blocks are the parallel edges here; None for an identity (a
+            skip).
+        capacity: capacity of an identity edge; infinite by default, ignored where `layer` is given.
     """
 
     tail: str
@@ -34,10 +35,10 @@ class BoundGraph(NamedTuple):
     """A flow graph on the blocks of one partition: plain arrays, ready for the solver.
 
     Attributes:
-      network: the flow network.
-      edge_block: i32[num_edges], the block whose capacity an edge has; -1 for an identity.
-      identity_capacity: f32[num_edges], capacity of the identities (0 elsewhere).
-      nodes: names of the network's nodes.
+        network: the flow network.
+        edge_block: i32[num_edges], the block whose capacity an edge has; -1 for an identity.
+        identity_capacity: f32[num_edges], capacity of the identities (0 elsewhere).
+        nodes: names of the network's nodes.
     """
 
     network: FlowNetwork
@@ -54,31 +55,31 @@ class FlowGraph:
     edges is. Layers of the model that stand on no edge are measured but never in a cut.
 
     Attributes:
-      edges: the edges, kept sorted.
-      source: name of the loss node.
-      sink: name of the data node.
+        edges: the edges, kept sorted.
+        source: name of the loss node.
+        sink: name of the data node.
 
     Raises:
-      ValueError: if source and sink are the same, an edge joins a node to itself, or a capacity is
-        negative or NaN.
+        ValueError: if source and sink are the same, an edge joins a node to itself, or a capacity
+            is negative or NaN.
 
     Example:
-      A residual block, `y = x + conv2(conv1(x))`, between a stem and a head:
+        A residual block, `y = x + conv2(conv1(x))`, between a stem and a head:
 
-      >>> from pfn_optax import Edge, FlowGraph
-      >>> graph = FlowGraph(
-      ...     (
-      ...         Edge("loss", "sum", "head"),
-      ...         Edge("sum", "inner", "conv2"),
-      ...         Edge("inner", "stem", "conv1"),
-      ...         Edge(
-      ...             "sum", "stem", capacity=64.0
-      ...         ),  # the skip: its width bounds the rank that passes
-      ...         Edge("stem", "data", "stem"),
-      ...     )
-      ... )
-      >>> graph.nodes
-      ('loss', 'inner', 'stem', 'sum', 'data')
+        >>> from pfn_optax import Edge, FlowGraph
+        >>> graph = FlowGraph(
+        ...     (
+        ...         Edge("loss", "sum", "head"),
+        ...         Edge("sum", "inner", "conv2"),
+        ...         Edge("inner", "stem", "conv1"),
+        ...         Edge(
+        ...             "sum", "stem", capacity=64.0
+        ...         ),  # the skip: its width bounds the rank that passes
+        ...         Edge("stem", "data", "stem"),
+        ...     )
+        ... )
+        >>> graph.nodes
+        ('loss', 'inner', 'stem', 'sum', 'data')
     """
 
     edges: tuple[Edge, ...]
@@ -104,18 +105,18 @@ class FlowGraph:
         """Builds the chain data - first layer - ... - last layer - loss.
 
         Args:
-          layers: names of the layers in forward order.
-          source: name of the loss node.
-          sink: name of the data node.
+            layers: names of the layers in forward order.
+            source: name of the loss node.
+            sink: name of the data node.
 
         Returns:
-          The graph; the node between two layers has the name of the one nearer the data, whose
-          output it is.
+            The graph; the node between two layers has the name of the one nearer the data, whose
+            output it is.
 
         Example:
-          >>> from pfn_optax import FlowGraph
-          >>> FlowGraph.chain(["conv", "head"]).edges[1]
-          Edge(tail='loss', head='conv', layer='head', capacity=inf)
+            >>> from pfn_optax import FlowGraph
+            >>> FlowGraph.chain(["conv", "head"]).edges[1]
+            Edge(tail='loss', head='conv', layer='head', capacity=inf)
         """
         layers = tuple(layers)
         if not layers:
@@ -143,13 +144,13 @@ class FlowGraph:
         """Lays the graph on the blocks of a partition.
 
         Args:
-          layout: the partition whose layers the edges name.
+            layout: the partition whose layers the edges name.
 
         Returns:
-          Network and arrays, with one edge per block of each layer edge.
+            Network and arrays, with one edge per block of each layer edge.
 
         Raises:
-          ValueError: if an edge names a layer that the partition does not have.
+            ValueError: if an edge names a layer that the partition does not have.
         """
         return _bind(self, layout)
 
