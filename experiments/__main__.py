@@ -1,0 +1,65 @@
+"""Command line: `python -m experiments NAME --option value ...`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.errors import ExperimentError
+from experiments.interrupts import Interrupted
+from experiments.pfn import PFNExperiment
+from experiments.planted import PlantedExperiment
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareData:
+    """Download and decode a data set now, so that experiments start at once (and offline)."""
+
+    dataset: tyro.conf.Positional[Literal["mnist", "cifar10", "cifar100"]]
+    """Which one."""
+    data_dir: Path | None = None
+    """TFDS data directory. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+    def run(self) -> None:
+        """Prepare the data set and say what it holds."""
+        from experiments.data import load
+
+        data = load(self.dataset, self.data_dir)
+        print(
+            f"{data.name}: {len(data.train_labels)} training and {len(data.test_labels)} test "
+            f"images of shape {data.image_shape} in {data.num_classes} classes"
+        )
+
+
+Command = (
+    Annotated[PFNExperiment, tyro.conf.subcommand("pfn")]
+    | Annotated[PlantedExperiment, tyro.conf.subcommand("planted")]
+    | Annotated[PrepareData, tyro.conf.subcommand("data")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Command line without the program's name; by default the process's.
+
+    Returns:
+        The exit status: 0, 2 for a request that cannot be met, 130 after Ctrl-C.
+    """
+    try:
+        command = tyro.cli(Command, prog="python -m experiments", args=arguments)
+        command.run()
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print("stopped. Run the same command again to go on from here.", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Interrupted) else 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

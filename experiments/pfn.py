@@ -1,0 +1,184 @@
+"""Does PFN help? One network and optimizer, trained with and without it, from several seeds."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from experiments import comparison, overhead, plots, runs
+from experiments.checkpoints import Checkpoints
+from experiments.data import DatasetName, load
+from experiments.diagnoses import DiagnosisReader
+from experiments.epochs import train
+from experiments.errors import UsageError
+from experiments.models import Scenario
+from experiments.optimizers import Arm, default_learning_rate, make_optimizer, wrap
+from experiments.training import Network, Trainer
+from pfn_optax import draw_flow
+from pfn_optax.transform import DEFAULT_CAPACITY
+
+# Epochs and batch size that a laptop's two cores can bear, and blocks that cut its layers in four.
+_DEFAULTS = {
+    "digits": {"epochs": 15, "batch_size": 64, "block_size": 2, "augment": False},
+    "mnist": {"epochs": 5, "batch_size": 128, "block_size": 8, "augment": False},
+    "cifar10": {"epochs": 20, "batch_size": 128, "block_size": 8, "augment": True},
+    "cifar100": {"epochs": 30, "batch_size": 128, "block_size": 8, "augment": True},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PFNExperiment:
+    """Train a network with and without PFN and compare accuracy, loss, bottlenecks and time."""
+
+    dataset: DatasetName = "digits"
+    """digits comes with scikit-learn; the others are read from, or downloaded to, --data-dir."""
+    scenario: Scenario = "cnn_bn"
+    """Network: six convolutions with or without batch norm, a narrow waist, or a residual net."""
+    optimizer: str = "adam"
+    """Name of any optax optimizer."""
+    learning_rate: float | None = None
+    """Default: customary for the optimizer (adam 0.001, sgd 0.05)."""
+    optimizer_options: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Further numbers for the optimizer, such as `momentum 0.9`."""
+    epochs: int | None = None
+    """Default: by data set (digits 15, mnist 5, cifar10 20, cifar100 30)."""
+    batch_size: int | None = None
+    """Default: by data set (digits 64, others 128)."""
+    augment: bool | None = None
+    """Random crops and mirror images. Default: only for CIFAR."""
+    seeds: int = 3
+    """Number of seeds; a seed sets the initial parameters and the order of batches in all arms."""
+    arms: tuple[Arm, ...] = get_args(Arm)
+    """plain: the optimizer; pfn: amplified gradients before it; with_pfn: amplified updates."""
+
+    capacity: str = DEFAULT_CAPACITY
+    """Rule that gives each block its capacity: rank, norm, energy, relative, sensitivity, ..."""
+    every: int | None = None
+    """Steps between diagnoses. Default: a thirtieth of the run."""
+    block_size: int | None = None
+    """Output units per block. Default: by data set (digits 2, others 8), unless --num-blocks."""
+    num_blocks: int | None = None
+    """Blocks per layer, instead of --block-size."""
+    beta: float = 1.8
+    """Strength of the amplification."""
+    gamma: float = 0.15
+    """Growth of the amplification per diagnosis in the cut."""
+    max_persistence: int = 15
+    """Diagnoses after which it stops growing."""
+    ema_decay: float = 0.9
+    """Decay of the moving average of gradient norms."""
+    renormalize: bool = False
+    """Keep the norm of all gradients together, so that only their proportions change."""
+    side: str = "source"
+    """Of several minimum cuts, the one nearest the loss (source) or the data (sink)."""
+
+    data_dir: Path | None = None
+    """TFDS data directory. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    run_dir: Path | None = None
+    """Results; resumed where it was left. Default: runs/pfn-DATASET-SCENARIO-OPTIMIZER."""
+    overwrite: bool = False
+    """Delete the folder's earlier run first."""
+    checkpoint_seconds: float = 30.0
+    """Longest stretch of training that an abrupt end can cost."""
+    overhead_steps: int = 30
+    """Steps of each kind to time at the end; 0 leaves the timing out."""
+
+    def __post_init__(self):
+        """Check what can be checked before any work is done."""
+        for name in ("seeds", "epochs", "batch_size", "every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1; got {value}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise UsageError(f"arms must be one or more different arms; got {self.arms}")
+
+    def run(self) -> None:
+        """Train what is not trained yet, then print and plot the comparison."""
+        config = self._config()
+        self._optimizers(config, every=1)  # reports bad options before any work is done
+        name = f"pfn-{self.dataset}-{self.scenario}-{self.optimizer}"
+        folder = self.run_dir or Path("runs", name)
+        runs.check_run(folder, config, overwrite=self.overwrite)
+        if self.overwrite or not (folder / "summary.json").exists():
+            self._complete(folder, config)
+        print(comparison.text(folder))
+        print(f"\nplots: {folder / 'plots'}    curves: tensorboard --logdir {folder.parent}")
+
+    def _complete(self, folder: Path, config: dict[str, Any]) -> None:
+        """Do what is left to do in the run folder; its summary is written last."""
+        dataset = load(self.dataset, self.data_dir)
+        batch_size = config["batch_size"]
+        num_steps = config["epochs"] * (len(dataset.train_labels) // batch_size)
+        if num_steps == 0:
+            raise UsageError(
+                f"batch_size must be at most the {len(dataset.train_labels)} training images of "
+                f"{self.dataset}; got {batch_size}"
+            )
+        runs.open_run(folder, config, overwrite=self.overwrite)
+        every = self.every or max(1, num_steps // 30)
+        network = Network(self.scenario, dataset)
+        trainers = {
+            arm: Trainer(network, optimizer)
+            for arm, optimizer in self._optimizers(config, every=every).items()
+        }
+        blocks = {key: config[key] for key in ("block_size", "num_blocks")}
+        for seed in range(self.seeds):
+            for arm, trainer in trainers.items():
+                train(
+                    trainer,
+                    dataset,
+                    folder=folder / arm / f"seed-{seed}",
+                    seed=seed,
+                    config=config,
+                    diagnoses=None if arm == "plain" else DiagnosisReader(every, blocks),
+                    checkpoint_seconds=self.checkpoint_seconds,
+                    description=f"{arm}, seed {seed + 1}/{self.seeds}",
+                )
+        if self.overhead_steps:
+            repeats = self.overhead_steps
+            times = overhead.measure(trainers, dataset, batch_size, every=every, repeats=repeats)
+            runs.write_json(folder / "overhead.json", times)
+        _draw(folder, trainers, blocks)
+        comparison.write_summary(folder)
+
+    def _config(self) -> dict[str, Any]:
+        """What determines the results, defaults filled in, as JSON values."""
+        config = dataclasses.asdict(self)
+        for name in ("data_dir", "run_dir", "overwrite", "checkpoint_seconds", "overhead_steps"):
+            del config[name]
+        defaults = dict(_DEFAULTS[self.dataset])
+        if self.num_blocks is not None:
+            del defaults["block_size"]
+        defaults["learning_rate"] = default_learning_rate(self.optimizer)
+        for name, value in defaults.items():
+            if config[name] is None:
+                config[name] = value
+        return config | {"arms": list(self.arms)}
+
+    def _optimizers(self, config: dict[str, Any], *, every: int) -> dict[Arm, Any]:
+        names = ("capacity", "block_size", "num_blocks", "beta", "gamma", "max_persistence")
+        names += ("ema_decay", "renormalize", "side")
+        options = {name: config[name] for name in names}
+        try:
+            optimizer = make_optimizer(
+                self.optimizer,
+                learning_rate=config["learning_rate"],
+                options=self.optimizer_options,
+            )
+            return {arm: wrap(arm, optimizer, every=every, **options) for arm in self.arms}
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+def _draw(folder: Path, trainers: Mapping[str, Trainer], blocks: dict[str, Any]) -> None:
+    plots.learning_curves(folder)
+    for arm, trainer in trainers.items():
+        if arm == "plain":
+            continue
+        plots.cut_heat_map(folder, arm)
+        with Checkpoints(folder / arm / "seed-0" / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(trainer.init(0))
+        if restored is not None:
+            state, _ = restored
+            figure = draw_flow(state.opt_state, state.params, **blocks)
+            plots.save(figure, folder / "plots" / f"flow_network-{arm}.png")

@@ -1,0 +1,11 @@
+"""The Linen example is run as shown."""
+
+from experiments import linen_example
+
+
+def test_linen_example(capsys):
+    assert linen_example.main(epochs=2) > 0.7
+    printed = capsys.readouterr().out
+    assert "test accuracy" in printed
+    for layer in ("Conv_0", "Conv_1", "Dense_0", "Dense_1"):
+        assert layer in printed
