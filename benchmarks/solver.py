@@ -37,6 +37,7 @@ import numpy as np
 
 from pfn_optax.flow import FlowNetwork, max_flow
 from pfn_optax.flow.layout import layout_of
+from pfn_optax.flow.reduce import reduction_of
 
 INTEGER_SCALE = 10**6
 NETWORKX_LIMIT = 3000  # edges
@@ -50,17 +51,28 @@ class Row(NamedTuple):
     graph: str
     num_nodes: int
     num_edges: int
+    num_core_edges: int  # left by the series-parallel reduction
     milliseconds: dict[str, float]  # by solver
     rounds: int
     compile_seconds: float
     batch_milliseconds: float  # per solve, in a vmapped batch of 8
-    bytes_per_edge: float  # static layout
+    bytes_per_edge: float  # static arrays: reduction, and layout of the core
 
 
 def chain(num_layers: int, num_blocks: int) -> FlowNetwork:
     """Layers in series, each of parallel blocks."""
     edges = [(layer, layer + 1) for layer in range(num_layers) for _ in range(num_blocks)]
     return FlowNetwork.from_edges(edges, source=0, sink=num_layers)
+
+
+def residual(num_blocks: int, depth: int) -> FlowNetwork:
+    """Blocks in series, each of a few edges in series beside a skip."""
+    edges, node = [], num_blocks + 1
+    for block in range(num_blocks):
+        edges += [(block, block + 1), *itertools.pairwise([block, *range(node, node + depth - 1)])]
+        edges.append((node + depth - 2, block + 1))
+        node += depth - 1
+    return FlowNetwork.from_edges(edges, source=0, sink=num_blocks)
 
 
 def layered(num_layers: int, width: int, *, skip: int = 0) -> FlowNetwork:
@@ -84,6 +96,8 @@ GRAPHS: dict[str, Callable[[], FlowNetwork]] = {
     "chain 10": lambda: chain(10, 8),
     "chain 50": lambda: chain(50, 8),
     "chain 200": lambda: chain(200, 8),
+    "chain 1000": lambda: chain(1000, 8),
+    "residual 50": lambda: residual(50, 3),
     "4 x 4": lambda: layered(4, 4),
     "sparse n=20 m=60": lambda: sparse(20, 60),
     "10 x 8": lambda: layered(10, 8),
@@ -250,12 +264,14 @@ def measure(name: str, repeats: int) -> Row:
     jax.block_until_ready(solve(batch))
     batched = {"ours": lambda: lambda: jax.block_until_ready(solve(batch)).value.sum()}
 
-    layout = layout_of(network)
-    arrays = [a for a in jax.tree.leaves(layout) if isinstance(a, np.ndarray)]
+    reduction = reduction_of(network)
+    leaves = jax.tree.leaves((reduction, layout_of(reduction.core)))
+    arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
     return Row(
         graph=name,
         num_nodes=network.num_nodes,
         num_edges=network.num_edges,
+        num_core_edges=reduction.core.num_edges,
         milliseconds=milliseconds,
         rounds=int(max_flow(network, array).rounds),
         compile_seconds=compile_seconds,
@@ -267,12 +283,12 @@ def measure(name: str, repeats: int) -> Row:
 def print_table(rows: list[Row]) -> None:
     """Prints the rows in Markdown."""
     solvers = list(dict.fromkeys(name for row in rows for name in row.milliseconds))
-    header = ["graph", "edges", *(f"{name}, ms" for name in solvers)]
-    header += ["ours in a batch of 8, ms", "rounds", "compile, s", "layout, bytes per edge"]
+    header = ["graph", "edges", "core", *(f"{name}, ms" for name in solvers)]
+    header += ["ours in a batch of 8, ms", "rounds", "compile, s", "arrays, bytes per edge"]
     print("| " + " | ".join(header) + " |")
     print("| " + " | ".join("---" for _ in header) + " |")
     for row in rows:
-        cells = [row.graph, str(row.num_edges)]
+        cells = [row.graph, str(row.num_edges), str(row.num_core_edges)]
         cells += [
             f"{row.milliseconds[name]:.3g}" if name in row.milliseconds else "-" for name in solvers
         ]

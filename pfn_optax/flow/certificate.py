@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,20 +57,61 @@ def certify(
         rtol = default_rtol(capacities.dtype)
     capacities = jnp.maximum(capacities, 0)
     excess = node_excess(network, jnp.clip(flow, 0, capacities))
-    ends = np.array([network.source, network.sink])
-    deficit = jnp.maximum(-excess, 0).at[ends].set(0).sum()
+    deficit = jnp.where(_is_inner(network), jnp.maximum(-excess, 0), 0).sum()
     lower = jnp.maximum(excess[network.sink] - deficit, 0)
-    tails, heads = np.array(network.tails, int), np.array(network.heads, int)
-    upper = jnp.where(source_side[tails] & ~source_side[heads], capacities, 0).sum()
+    upper = jnp.where(cut_edges(network, source_side), capacities, 0).sum()
     separates = source_side[network.source] & ~source_side[network.sink]
     return separates & jnp.isfinite(upper) & (jnp.abs(upper - lower) <= rtol * upper)
 
 
+def certify_rounded(
+    network: FlowNetwork,
+    capacities: jax.Array,
+    flow: jax.Array,
+    source_sides: jax.Array,
+    *,
+    num_steps: jax.Array,
+    is_conserved: bool,
+) -> jax.Array:
+    """Certifies each of several cuts by a flow that has been rounded step by step.
+
+    Args:
+        network: The network.
+        capacities: f[num_edges], non-negative.
+        flow: f[num_edges], a candidate flow.
+        source_sides: bool[num_cuts, num_nodes], candidate cuts.
+        num_steps: How often what flows has been rounded; each allows for 4 units of rounding.
+        is_conserved: Whether excess at nodes counts against the flow.
+
+    Returns:
+        bool[num_cuts]
+    """
+    dtype = capacities.dtype
+    rtol = jnp.maximum(default_rtol(dtype), 4 * jnp.finfo(dtype).eps * num_steps.astype(dtype))
+    check = functools.partial(certify, network, capacities, flow, rtol=rtol)
+    certified = jax.vmap(check)(source_sides)
+    if not is_conserved:
+        return certified
+    excess = node_excess(network, flow)
+    misplaced = jnp.where(_is_inner(network), jnp.abs(excess), 0).sum() / 2
+    return certified & (misplaced <= rtol * excess[network.sink])
+
+
+def cut_edges(network: FlowNetwork, source_sides: jax.Array) -> jax.Array:
+    """Edges, bool[..., num_edges], that leave the source side bool[..., num_nodes]."""
+    tails, heads = np.array(network.tails, int), np.array(network.heads, int)
+    return source_sides[..., tails] & ~source_sides[..., heads]
+
+
 def node_excess(network: FlowNetwork, flow: jax.Array) -> jax.Array:
     """What each node receives less what it sends, f[num_nodes]."""
-    zeros = jnp.zeros(network.num_nodes, flow.dtype)
-    received = zeros.at[np.array(network.heads, int)].add(flow)
-    return received - zeros.at[np.array(network.tails, int)].add(flow)
+    ends = np.array([network.heads, network.tails], int)
+    return jnp.zeros(network.num_nodes, flow.dtype).at[ends].add(jnp.stack([flow, -flow]))
+
+
+def _is_inner(network: FlowNetwork) -> np.ndarray:
+    nodes = np.arange(network.num_nodes)
+    return (nodes != network.source) & (nodes != network.sink)
 
 
 def default_rtol(dtype: jax.typing.DTypeLike) -> float:

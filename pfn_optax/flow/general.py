@@ -9,18 +9,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pfn_optax.flow.layout import Layout
-from pfn_optax.flow.min_cut import ExtremeCuts, cut_edges, extreme_cuts, reach
+from pfn_optax.flow.certificate import certify_rounded
+from pfn_optax.flow.layout import Layout, layout_of
+from pfn_optax.flow.min_cut import ExtremeCuts, extreme_cuts, reach, row_cut_edges, with_ends
+from pfn_optax.flow.network import FlowNetwork
 from pfn_optax.flow.push_relabel import Preflow, drain, join_rows, split_rows
+
+_MAX_ATTEMPTS = 3
 
 
 class Solution(NamedTuple):
     """The two extreme minimum cuts and a flow that proves them minimal."""
 
-    cuts: ExtremeCuts
-    flow: jax.Array  # f[num_edges]; excess is left at rows unless its return was asked for
-    rounds: jax.Array  # i32[], rounds of the first phase
+    sides: jax.Array  # bool[2, num_nodes], source sides, nearest the source and nearest the sink
+    flow: jax.Array  # f[num_edges]; excess is left at nodes unless its return was asked for
+    rounds: jax.Array  # i32[], rounds of push-relabel
+    is_finite: jax.Array  # bool[]; if not, there is no finite cut and the rest means nothing
 
 
 def upper_bound(layout: Layout, capacities: jax.Array) -> jax.Array:
@@ -54,7 +60,7 @@ def upper_bound(layout: Layout, capacities: jax.Array) -> jax.Array:
     (infinite_side,) = reach(
         layout, [start], [[is_infinite[bucket.in_arc] for bucket in layout.buckets]]
     )
-    finite = jnp.where(cut_edges(layout, infinite_side), capacities, 0).sum()
+    finite = jnp.where(row_cut_edges(layout, infinite_side), capacities, 0).sum()
     return jnp.minimum(bound, finite)
 
 
@@ -86,25 +92,104 @@ def outer_channels(layout: Layout, channels: jax.Array) -> tuple[jax.Array, jax.
     return channels[start : start + num_rows], channels[start + num_rows : start + 2 * num_rows]
 
 
+class _Attempt(NamedTuple):
+    number: jax.Array
+    bound: jax.Array
+    solution: Solution
+    certified: jax.Array
+
+
 def solve(
+    network: FlowNetwork,
+    capacities: jax.Array,
+    *,
+    return_flow: bool,
+    max_rounds: int | None = None,
+) -> Solution:
+    """Finds both extreme minimum cuts and a flow that proves them minimal.
+
+    Args:
+        network: The network.
+        capacities: f[num_edges], non-negative and normal, infinite ones allowed.
+        return_flow: Whether flow that cannot reach the sink must be sent back.
+        max_rounds: Where to give up; by default 8 times the largest distance to the sink + 256.
+
+    Returns:
+        The solution; wrong if the rounds did not suffice, which a certificate will show.
+    """
+    layout = layout_of(network)
+    # Edges straight from source to sink are in every cut: they only add to the value.
+    direct = jnp.where(layout.is_direct, capacities, 0)
+    if not layout.num_rows:
+        is_finite = jnp.isfinite(direct.sum())
+        sides = jnp.broadcast_to(np.arange(2) == network.source, (2, 2))
+        no_rounds = jnp.zeros((), jnp.int32)
+        return Solution(sides, jnp.where(is_finite, direct, 0), no_rounds, is_finite)
+
+    if max_rounds is None:
+        max_rounds = 8 * layout.depth + 256
+    problem = jnp.where(layout.is_direct, 0, capacities)
+    bound = upper_bound(layout, problem)
+    is_finite = jnp.isfinite(bound + direct.sum())
+    direct, problem, bound = (jnp.where(is_finite, a, 0) for a in (direct, problem, bound))
+
+    # Rounding is relative to the bound. Where capacities span many decades the bound can be so
+    # far above the maximum flow that the flow proves nothing; the cut found is then the bound of
+    # a second attempt, and as a rule the first is the last.
+    def is_unfinished(attempt: _Attempt) -> jax.Array:
+        is_left = (attempt.number < _MAX_ATTEMPTS) & (attempt.solution.rounds < max_rounds)
+        return ~attempt.certified & is_left
+
+    def try_again(attempt: _Attempt) -> _Attempt:
+        so_far = attempt.solution.rounds
+        cuts, flow, rounds = _solve_once(
+            layout,
+            problem,
+            attempt.bound,
+            return_flow=return_flow,
+            max_rounds=max_rounds - so_far,
+        )
+        minimum = cuts.capacity.min()
+        # Where nothing can flow the zero flow proves it, free of rounding.
+        flow = jnp.where(minimum > 0, flow, 0) + direct
+        sides = with_ends(layout, cuts.rows)
+        certified = certify_rounded(
+            network, problem + direct, flow, sides, num_steps=rounds, is_conserved=return_flow
+        )
+        return _Attempt(
+            number=attempt.number + 1,
+            bound=jnp.minimum(attempt.bound, minimum),
+            solution=Solution(sides, flow, so_far + rounds, is_finite),
+            certified=certified.all() | ~is_finite,
+        )
+
+    zero = jnp.zeros((), jnp.int32)
+    nothing = Solution(
+        jnp.zeros((2, network.num_nodes), bool), jnp.zeros_like(capacities), zero, is_finite
+    )
+    start = _Attempt(zero, bound, nothing, jnp.zeros((), bool))
+    return jax.lax.while_loop(is_unfinished, try_again, start).solution
+
+
+def _solve_once(
     layout: Layout,
     capacities: jax.Array,
     bound: jax.Array,
     *,
     return_flow: bool,
     max_rounds: int | jax.Array,
-) -> Solution:
+) -> tuple[ExtremeCuts, jax.Array, jax.Array]:
     """Finds a maximum preflow, or flow, and both extreme minimum cuts.
 
     Args:
         layout: The network's layout.
-        capacities: f[num_edges], non-negative.
+        capacities: f[num_edges], none straight from source to sink.
         bound: f[], finite, no less than the maximum flow; the nearer the more accurate.
         return_flow: Whether to send back what could not reach the sink.
         max_rounds: Where to give up, in either phase.
 
     Returns:
-        The solution; wrong if the rounds did not suffice, which a certificate will show.
+        The cuts, the flow f[num_edges], and the rounds of the first phase.
     """
     scaled, unit = rescale(capacities, bound)
     channels = merge(layout, scaled)
@@ -126,7 +211,7 @@ def solve(
         sent = preflow.target
     net = _arc_flow(layout, channels, preflow)
     flow = _split(layout, scaled, channels, jnp.concatenate([net, sent, arrived])) * unit
-    return Solution(cuts, flow, rounds)
+    return cuts, flow, rounds
 
 
 def _arc_flow(layout: Layout, channels: jax.Array, preflow: Preflow) -> jax.Array:

@@ -103,7 +103,7 @@ def layout_of(network: FlowNetwork) -> Layout:
     place = np.arange(num_arcs) - np.repeat(np.cumsum(degree) - degree, degree)
 
     buckets, first_slot, offset = [], np.zeros(num_pairs, np.int32), 0
-    for start, stop in _bucket_bounds(degree):
+    for start, stop in bucket_bounds(degree):
         width, count = max(int(degree[stop - 1]), 1), stop - start
         head = np.tile(np.arange(start, stop, dtype=np.int32), (width, 1))
         arcs = np.full((2, width, count), empty, np.int32)
@@ -148,7 +148,7 @@ def _distance_to(sink: int, tails: np.ndarray, heads: np.ndarray, num_nodes: int
         distance[found] = level
 
 
-def _bucket_bounds(degree: np.ndarray) -> list[tuple[int, int]]:
+def bucket_bounds(degree: np.ndarray) -> list[tuple[int, int]]:
     """Cuts ascending degrees into runs, minimising padded slots + a cost per bucket.
 
     The optimum is no worse than one bucket per power of two: at most twice the slots in use.

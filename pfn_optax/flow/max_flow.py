@@ -8,13 +8,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pfn_optax.flow.certificate import certify, default_rtol, node_excess
-from pfn_optax.flow.general import solve, upper_bound
-from pfn_optax.flow.layout import layout_of
-from pfn_optax.flow.min_cut import cut_edges, with_ends
+from pfn_optax.flow.certificate import certify_rounded, cut_edges
+from pfn_optax.flow.general import solve
+from pfn_optax.flow.min_cut import TIE_ULPS
 from pfn_optax.flow.network import FlowNetwork
-
-_MAX_ATTEMPTS = 3
+from pfn_optax.flow.reduce import Reduction, collapse, expand_flow, expand_sides, reduction_of
 
 
 class MaxFlow(NamedTuple):
@@ -25,10 +23,12 @@ class MaxFlow(NamedTuple):
         cut: bool[num_edges], the edges that run from the source side to the sink side.
         source_side: bool[num_nodes], the source side of the cut; all False where there is no
             cut (capacities with a NaN, or a path of infinite capacity).
-        certified: bool[], whether flow and cut prove each other optimal (see `certify`).
+        certified: bool[], whether flow and cut prove each other optimal (see `certify`), up to
+            1e-5 (1e-12 in float64), or 4 units of rounding for each round and each edge of an
+            average path of the flow, if that is more.
         unique: bool[], whether the cuts nearest the source and nearest the sink have the same
             edges: then this is the only minimum cut, and `value` is differentiable.
-        rounds: i32[], rounds of push-relabel taken.
+        rounds: i32[], rounds of push-relabel taken; 0 where the network is series-parallel.
         flow: f[num_edges], a maximum flow, or None where it was not asked for.
     """
 
@@ -51,6 +51,10 @@ def max_flow(
 ) -> MaxFlow:
     r"""Solves $\max_f e_f(t)$ subject to $0 \le f \le c$ and conservation, and its dual, the cut.
 
+    Edges in series and in parallel are merged beforehand. So a series-parallel network (a chain,
+    residual blocks, branches) is solved without iteration; push-relabel solves the core that is
+    left of any other.
+
     Works under `jit`, `vmap` and `scan`, with the same result as without. The value's derivative
     with respect to the capacities is the cut's indicator (Danskin); where the minimum cut is not
     unique that is one of the subgradients.
@@ -68,8 +72,8 @@ def max_flow(
         return_flow: Whether to return a flow as well, which takes a second phase. Parallel edges
             share their flow in proportion to their capacities; antiparallel edges carry the net
             flow only.
-        max_rounds: Rounds after which to give up, uncertified; by default 8 times the largest
-            distance to the sink + 256.
+        max_rounds: Rounds after which to give up, uncertified; by default 8 times the core's
+            largest distance to the sink + 256.
 
     Returns:
         The answer, a `MaxFlow`.
@@ -101,9 +105,7 @@ def max_flow(
         )
     if side not in ("source", "sink"):
         raise ValueError(f'side must be "source" or "sink", got {side!r}')
-    if max_rounds is None:
-        max_rounds = 8 * layout_of(network).depth + 256
-    elif max_rounds < 1:
+    if max_rounds is not None and max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, got {max_rounds}")
     return _max_flow(network, capacities, side, return_flow, max_rounds)
 
@@ -111,86 +113,70 @@ def max_flow(
 # Jitted here so that an eager call compiles once per network, not once per call.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _max_flow(
-    network: FlowNetwork, capacities: jax.Array, side: str, return_flow: bool, max_rounds: int
+    network: FlowNetwork,
+    capacities: jax.Array,
+    side: str,
+    return_flow: bool,
+    max_rounds: int | None,
 ) -> MaxFlow:
     # Danskin: the value is differentiated with the optimal cut held fixed. So the search sees
     # constants and the value is a plain sum over the cut, which every mode of autodiff follows
     # by itself: no custom rule is needed.
-    layout = layout_of(network)
     constants = jax.lax.stop_gradient(capacities)
     is_valid = ~jnp.isnan(constants).any()
     clean = jnp.where(is_valid & (constants >= jnp.finfo(constants.dtype).tiny), constants, 0)
-    # Edges straight from source to sink are in every cut: they only add to the value.
-    direct = jnp.where(layout.is_direct, clean, 0)
-    problem = jnp.where(layout.is_direct, 0, clean)
 
-    bound = upper_bound(layout, problem)
-    is_finite = jnp.isfinite(bound + direct.sum())
-    has_cut = is_valid & is_finite
-    problem = jnp.where(is_finite, problem, 0)
-    bound = jnp.where(is_finite, bound, 0)
-
-    # Rounding is relative to the bound. Where capacities span many decades the bound can be so
-    # far above the maximum flow that the flow proves nothing; the cut found is then the bound of
-    # a second attempt, and as a rule the first is the last.
-    eps = jnp.finfo(clean.dtype).eps
-
-    def is_unfinished(attempt: _Attempt) -> jax.Array:
-        return ~attempt.certified & (attempt.number < _MAX_ATTEMPTS) & (attempt.rounds < max_rounds)
-
-    def try_again(attempt: _Attempt) -> _Attempt:
-        cuts, flow, rounds = solve(
-            layout,
-            problem,
-            attempt.bound,
-            return_flow=return_flow,
-            max_rounds=max_rounds - attempt.rounds,
-        )
-        which = 0 if side == "source" else 1
-        rows, minimum = cuts.rows[which], cuts.capacity[which]
-        # Where nothing can flow the zero flow proves it, free of rounding.
-        flow = jnp.where(minimum > 0, flow, 0) + direct
-        rtol = jnp.maximum(default_rtol(clean.dtype), 4 * eps * rounds.astype(clean.dtype))
-        certified = certify(network, problem + direct, flow, with_ends(layout, rows), rtol=rtol)
-        if return_flow:
-            excess = jnp.where(layout.row < layout.num_rows, node_excess(network, flow), 0)
-            misplaced = jnp.abs(excess).sum() / 2
-            certified &= misplaced <= rtol * (minimum + direct.sum())
-        return _Attempt(
-            number=attempt.number + 1,
-            rounds=attempt.rounds + rounds,
-            bound=jnp.minimum(attempt.bound, minimum),
-            rows=rows,
-            flow=flow,
-            certified=certified | ~has_cut,
-            unique=cuts.is_unique,
-        )
-
-    zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    nothing = _Attempt(
-        zero, zero, bound, jnp.zeros(layout.num_rows, bool), jnp.zeros_like(clean), no, no
+    reduction = reduction_of(network)
+    merged = collapse(reduction, clean)
+    core = solve(
+        reduction.core,
+        merged[reduction.core_edge],
+        return_flow=return_flow,
+        max_rounds=max_rounds,
     )
-    attempt = jax.lax.while_loop(is_unfinished, try_again, nothing)
+    flow = expand_flow(reduction, merged, core.flow)
+    sides = _extreme_sides(network, reduction, merged, core.sides)
+    source_side = sides[0 if side == "source" else 1]
 
-    cut = cut_edges(layout, attempt.rows) & has_cut
+    has_cut = is_valid & core.is_finite
+    cuts = cut_edges(network, sides)
+    cut = cut_edges(network, source_side) & has_cut
     value = jnp.where(cut, jnp.where(capacities < 0, 0, capacities), 0).sum()
-    value = jnp.where(is_finite, value, jnp.inf)
+    value = jnp.where(core.is_finite, value, jnp.inf)
+
+    # Rounds are not all that rounds: sharing does too, at each node that flow goes through.
+    minimum = jax.lax.stop_gradient(value)
+    path_length = jnp.where(minimum > 0, flow.sum() / jnp.where(minimum > 0, minimum, 1), 0)
+    (certified,) = certify_rounded(
+        network,
+        clean,
+        flow,
+        source_side[None],
+        num_steps=core.rounds + jnp.minimum(path_length, network.num_nodes),
+        is_conserved=return_flow,
+    )
     return MaxFlow(
         value=jnp.where(is_valid, value, jnp.nan),
         cut=cut,
-        source_side=with_ends(layout, attempt.rows) & has_cut,
-        certified=attempt.certified & is_valid,
-        unique=attempt.unique & has_cut,
-        rounds=attempt.rounds,
-        flow=attempt.flow if return_flow else None,
+        source_side=source_side & has_cut,
+        certified=(certified | ~core.is_finite) & is_valid,
+        unique=jnp.all(cuts[0] == cuts[1]) & has_cut,
+        rounds=core.rounds,
+        flow=flow if return_flow else None,
     )
 
 
-class _Attempt(NamedTuple):
-    number: jax.Array
-    rounds: jax.Array
-    bound: jax.Array
-    rows: jax.Array
-    flow: jax.Array
-    certified: jax.Array
-    unique: jax.Array
+def _extreme_sides(
+    network: FlowNetwork, reduction: Reduction, merged: jax.Array, core_sides: jax.Array
+) -> jax.Array:
+    """Source sides nearest the source and nearest the sink, bool[2, num_nodes].
+
+    Ties are decided up to rounding, as in the core (see `extreme_cuts`): what a tolerance finds
+    counts if it is minimal, else what none does.
+    """
+    noise = TIE_ULPS * jnp.finfo(merged.dtype).eps
+    sides = expand_sides(reduction, merged, core_sides, jnp.array([noise, 0], merged.dtype))
+    cuts = cut_edges(network, sides)
+    tied, exact = jnp.where(cuts, merged[: network.num_edges], 0).sum(-1)
+    is_minimal = tied <= exact.min() * (1 + noise)
+    return jnp.where(is_minimal[:, None], *sides)

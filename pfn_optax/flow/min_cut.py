@@ -29,7 +29,6 @@ class ExtremeCuts(NamedTuple):
 
     rows: jax.Array  # bool[2, num_rows], source sides, the first within the second
     capacity: jax.Array  # f[2], equal up to rounding
-    is_unique: jax.Array  # bool[], whether their edges are the same
 
 
 def extreme_cuts(
@@ -75,12 +74,11 @@ def extreme_cuts(
     # The solver's own cut sets the standard: it needs no tolerance.
     own = preflow.label >= UNREACHABLE
     candidates = jnp.stack([tied_smallest, ~tied_rest, smallest, ~rest, own])
-    cuts = cut_edges(layout, candidates)
+    cuts = row_cut_edges(layout, candidates)
     capacity = jnp.where(cuts, capacities, 0).sum(-1)
     is_minimal = capacity[:2] <= capacity[4] * (1 + noise)
     choice = jnp.where(is_minimal, np.arange(2), np.arange(2, 4))
-    is_unique = jnp.all(cuts[choice[0]] == cuts[choice[1]])
-    return ExtremeCuts(candidates[choice], capacity[choice], is_unique)
+    return ExtremeCuts(candidates[choice], capacity[choice])
 
 
 def with_ends(layout: Layout, rows: jax.Array) -> jax.Array:
@@ -89,7 +87,7 @@ def with_ends(layout: Layout, rows: jax.Array) -> jax.Array:
     return jnp.concatenate([rows, ends], -1)[..., layout.row]
 
 
-def cut_edges(layout: Layout, rows: jax.Array) -> jax.Array:
+def row_cut_edges(layout: Layout, rows: jax.Array) -> jax.Array:
     """Edges, bool[..., num_edges], that leave the source side bool[..., num_rows]."""
     nodes = with_ends(layout, rows)
     return nodes[..., layout.tail] & ~nodes[..., layout.head]
