@@ -16,7 +16,7 @@ test: $(VENV)/.has-test
 lint: $(VENV)/.has-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.solver

@@ -266,7 +266,10 @@ def _finish(axes, figure, known: Snapshot, places, colours) -> None:
     state = known.state
     kind = "unique" if state.pfn_unique else "one of several"
     proof = f"{kind} minimum cut" if state.pfn_certified else "not certified"
-    axes.set_title(f"step {int(state.pfn_step)}: maximum flow {float(state.pfn_flow):.4g}, {proof}")
+    axes.set_title(
+        f"step {int(state.pfn_step)}\nmaximum flow {float(state.pfn_flow):.4g}, {proof}",
+        fontsize=10,
+    )
     figure.colorbar(
         ScalarMappable(cmap=colours),
         ax=axes,

@@ -152,7 +152,7 @@ def _max_flow(
         clean,
         flow,
         source_side[None],
-        num_steps=core.rounds + jnp.minimum(path_length, network.num_nodes),
+        num_steps=core.rounds.astype(flow.dtype) + jnp.minimum(path_length, network.num_nodes),
         is_conserved=return_flow,
     )
     return MaxFlow(

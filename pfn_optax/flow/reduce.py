@@ -214,12 +214,12 @@ def expand_flow(reduction: Reduction, capacities: jax.Array, core_flow: jax.Arra
     for merge in reversed(reduction.merges):
         if isinstance(merge, Paths):
             continue
-        whole = flow[merge.parent]
+        whole = flow[merge.parent][None]
         weight = jnp.where(merge.is_used, capacities[merge.child], 0)
         # In an infinite bundle no edge counts for more than would do alone.
-        is_infinite = jnp.isinf(weight.sum(0))
+        is_infinite = jnp.isinf(weight.sum(0, keepdims=True))
         weight = jnp.where(is_infinite, jnp.minimum(weight, whole), weight)
-        total = weight.sum(0)
+        total = weight.sum(0, keepdims=True)
         used = jnp.where(total > 0, whole / jnp.where(total > 0, total, 1), 0)
         flow = jnp.concatenate([flow, (weight * used).ravel()])
     return flow[reduction.edge_slot]
@@ -249,13 +249,14 @@ def expand_sides(
     for merge in reversed(reduction.merges):
         if isinstance(merge, Bundles):
             continue
-        children = capacities[merge.child]
-        least = children.min(0)
+        children = capacities[merge.child][None]
+        least = children.min(1, keepdims=True)
         is_least = children <= least * (1 + tolerances[:, None, None])
-        first = jnp.where(is_least, merge.position, len(children)).min(1, keepdims=True)
-        last = jnp.where(is_least, merge.position, 0).max(1, keepdims=True)
+        places = merge.position[None]
+        first = jnp.where(is_least, places, len(merge.child)).min(1, keepdims=True)
+        last = jnp.where(is_least, places, 0).max(1, keepdims=True)
 
-        position = np.arange(1, len(children))[:, None]
+        position = np.arange(1, len(merge.child))[None, :, None]
         start, stop = near[:, None, merge.start], near[:, None, merge.stop]
         joins = start & ((position < first) | ((least > 0) & stop))
         near = jnp.concatenate([near, joins.reshape(len(near), -1)], 1)

@@ -300,3 +300,17 @@ def test_parallel_edges_share_and_antiparallel_edges_cancel():
     answer = max_flow(network, capacities, return_flow=True)
     np.testing.assert_allclose(np.asarray(answer.flow), [3, 2, 1, 0, 3, 0, 0, 0], rtol=1e-6)
     assert answer.cut.tolist() == [True] + [False] * 7
+
+
+@pytest.mark.parametrize("name", ["series_parallel", "sparse"])
+def test_no_implicit_promotion(name, strict):
+    network = {
+        "series_parallel": FlowNetwork.from_edges(
+            [(0, 1), (0, 1), (1, 2), (2, 3), (1, 3)], source=0, sink=3
+        ),
+        "sparse": FlowNetwork.from_edges(
+            [(0, 1), (0, 2), (1, 2), (2, 1), (1, 3), (2, 3)], source=0, sink=3
+        ),
+    }[name]
+    answer = max_flow(network, jnp.arange(1.0, 1 + network.num_edges), return_flow=True)
+    assert answer.certified
