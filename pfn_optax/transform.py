@@ -389,8 +389,23 @@ def _observe(
         is_near = (phase == 0) | (phase > numbers.every - options.ema_window)
         state, is_finite = jax.lax.cond(is_near, measure, lambda s: (s, jnp.array(True)), state)
 
+    # What a diagnosis decides is piecewise constant: no derivative goes through it.
+    params, state = jax.lax.stop_gradient((params, state))
     diagnose = functools.partial(_diagnose, options, layout, numbers, params)
-    return jax.lax.cond((phase == 0) & is_finite, diagnose, lambda s: s, state)
+    return _when((phase == 0) & is_finite, diagnose, state)
+
+
+def _when(is_due: jax.Array, function: Callable[[PFNState], PFNState], state: PFNState) -> PFNState:
+    """Applies a function if it is due, as a loop of one round or none.
+
+    A `lax.cond` would become a select under `vmap` and run the function at every step; a loop runs
+    it only when it is due for any of the batch.
+    """
+    return jax.lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: (jnp.zeros_like(is_due), function(carry[1])),
+        (is_due, state),
+    )[1]
 
 
 def _measure(

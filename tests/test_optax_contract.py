@@ -137,6 +137,38 @@ def test_vmap_over_seeds_gives_each_its_own_cut(form):
         chex.assert_trees_all_close(own, single, rtol=1e-5, atol=1e-6)
 
 
+def test_under_vmap_nothing_is_diagnosed_between_diagnoses():
+    runs = []
+
+    def capacity(known, layout):
+        jax.debug.callback(lambda norm: runs.append(norm), known.gradient_norms[0])
+        return known.gradient_norms
+
+    optimizer = pfn(capacity=capacity, every=3)
+    batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), GRADS)
+    state = jax.vmap(optimizer.init)(batch)
+    update = jax.jit(jax.vmap(lambda grads, state: optimizer.update(grads, state, PARAMS)))
+    for _ in range(7):
+        _, state = update(batch, state)
+    jax.effects_barrier()
+    assert len(runs) == 2 * 2  # two diagnoses of two models
+
+
+@every_form
+def test_gradients_go_through_a_step(form):
+    """Meta-gradients: the multipliers are piecewise constant, so they are those of a scaling."""
+    optimizer = form(every=1)
+
+    def entry(scale):
+        params = jax.tree.map(lambda x: x * scale, PARAMS)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        return updates["Dense_1"]["kernel"][0, 0]
+
+    at, step = jnp.float32(1.0), 1e-2
+    expected = (entry(at + step) - entry(at - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(entry)(at), expected, rtol=1e-2, atol=1e-4)
+
+
 @every_form
 @pytest.mark.parametrize("name", TREES)
 def test_any_tree(form, name):
