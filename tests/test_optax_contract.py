@@ -196,6 +196,17 @@ def test_no_implicit_promotion(strict):
 
 
 @every_form
+def test_float64(form, x64):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), PARAMS)
+    optimizer = form(every=1, renormalize=True)
+    before = optimizer.init(params)
+    updates, after = optimizer.update(params, before, params)
+    assert_same_structure(before, after)
+    chex.assert_trees_all_equal_dtypes(updates, params)
+    assert optax.tree.get(after, "pfn_norms").dtype == jnp.float32
+
+
+@every_form
 def test_init_of_abstract_and_odd_leaves(form):
     abstract = jax.eval_shape(lambda: PARAMS)
     assert_same_structure(
