@@ -19,8 +19,8 @@ lint: $(VENV)/.has-dev
 	$(RUN) -m pyright --pythonpath $(RUN)
 
 bench: $(VENV)/.has-benchmarks
-	$(RUN) -m benchmarks.solver
-	$(RUN) -m benchmarks.overhead
+	$(RUN) -m benchmarks.solver --json benchmarks/results/solver.json
+	$(RUN) -m benchmarks.overhead --json benchmarks/results/overhead.json
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
