@@ -60,7 +60,7 @@ def learning_curves(folder: Path) -> None:
         elif seen.size and seen.min() > 0:
             axes.set_yscale("log")
             axes.set_ylim(seen.min() / 1.15, seen.max() * 1.15)
-    title = f"mean of {config['seeds']} seeds" + "\nband: 95% t interval" * has_band
+    title = _seeds(config) + "\nband: 95% t interval" * has_band
     figure.axes[0].legend(title=title, title_fontsize="small")
     figure.suptitle("{dataset}, {scenario}, {optimizer}".format(**config))
     save(figure, folder / "plots" / "learning_curves.png")
@@ -84,8 +84,12 @@ def cut_heat_map(folder: Path, arm: str) -> None:
     axes.set(xlabel="diagnosis at training step", ylabel="layer: data (bottom) to loss (top)")
     axes.set_title(
         "Bottleneck layers: {dataset}, {scenario}, {optimizer}, ".format(**config)
-        + f"{arm}, mean of {config['seeds']} seeds"
+        + f"{arm}, {_seeds(config)}"
     )
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1))
     bar.set_label("share of the layer's blocks in the cut")
     save(figure, folder / "plots" / f"cut_heat_map-{arm}.png")
+
+
+def _seeds(config: dict) -> str:
+    return "one seed" if config["seeds"] == 1 else f"mean of {config['seeds']} seeds"

@@ -85,23 +85,40 @@ class Statistics:
 
 
 def effective_rank(matrix: jax.Array) -> jax.Array:
-    """Effective rank of a matrix, `tr(G)^2 / |G|_F^2` with `G = W W^H`.
+    """Effective rank of a matrix, `tr(G)^2 / |G|_F^2` with the Gram matrix `G = W^H W`.
 
     In singular values (sum s^2)^2 / sum s^4: n for n equal ones, 1 for rank one, 0 for the zero
     matrix, and never above the rank. It needs no eigenvalues, and it is subadditive: the effective
-    rank of a matrix is at most the sum over any partition of its rows, as for the rank itself.
+    rank of a matrix is at most the sum over any partition of its columns, as for the rank itself.
 
     Args:
-        matrix: f32[..., m, n] or c64; G is m x m, so m should be the smaller side.
+        matrix: f32[m, n] or c64[m, n], with a norm between about 1e-18 and 1e18.
 
     Returns:
-        f32[...].
+        f32[].
     """
-    size = jnp.abs(matrix).max((-2, -1), keepdims=True)
-    scaled = matrix / jnp.maximum(size, _TINY)  # squares neither overflow nor vanish
-    gram = jnp.matmul(scaled, scaled.conj().swapaxes(-2, -1), precision=jax.lax.Precision.HIGHEST)
-    trace = jnp.square(jnp.abs(scaled)).sum((-2, -1))
-    return jnp.square(trace) / jnp.maximum(jnp.square(jnp.abs(gram)).sum((-2, -1)), _TINY)
+    return _ranks_of_gram(_gram(matrix if matrix.shape[1] <= matrix.shape[0] else matrix.T))
+
+
+def _gram(columns: jax.Array) -> jax.Array:
+    return jnp.matmul(columns.conj().T, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _ranks_of_gram(gram: jax.Array, starts: tuple[int, ...] = (0,)) -> jax.Array:
+    """Effective rank of each run of columns, f32[len(starts)], or of all, f32[]."""
+    size = len(gram)
+    diagonal = jnp.diagonal(gram).real
+    squares = jnp.square(jnp.abs(gram / jnp.maximum(diagonal.max(), _TINY)))
+    diagonal = diagonal / jnp.maximum(diagonal.max(), _TINY)
+    if len(starts) == 1:
+        traces, norms = diagonal.sum(), squares.sum()
+    else:
+        block = np.repeat(np.arange(len(starts)), np.diff((*starts, size)))
+        traces = jax.ops.segment_sum(diagonal, block, len(starts), indices_are_sorted=True)
+        rows = jax.ops.segment_sum(squares, block, len(starts), indices_are_sorted=True)
+        own = rows[block, np.arange(size)]
+        norms = jax.ops.segment_sum(own, block, len(starts), indices_are_sorted=True)
+    return jnp.square(traces) / jnp.maximum(norms, _TINY)
 
 
 def _layer_ranks(layer: Layer, matrix: jax.Array) -> jax.Array:
@@ -113,16 +130,19 @@ def _layer_ranks(layer: Layer, matrix: jax.Array) -> jax.Array:
     if jnp.ndim(matrix) < 2:
         return jnp.ones(layer.num_blocks, jnp.float32)
     dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
-    units = jnp.moveaxis(jnp.asarray(matrix).astype(dtype), layer.axes[0][1], 0)
-    units = units.reshape(layer.num_units, -1)
-    whole = effective_rank(units if units.shape[0] <= units.shape[1] else units.T)
-    # Blocks as one batch: all have the width of the largest, the rest is zero rows.
-    width = max(layer.block_sizes)
-    index = np.asarray(layer.starts)[:, None] + np.arange(width)
-    is_own = np.arange(width) < np.asarray(layer.block_sizes)[:, None]
-    own = effective_rank(
-        jnp.where(is_own[..., None], units[np.minimum(index, layer.num_units - 1)], 0)
-    )
+    units = jnp.moveaxis(jnp.asarray(matrix).astype(dtype), layer.axes[0][1], -1)
+    units = units.reshape(-1, layer.num_units)  # one column per unit
+    if layer.num_units <= len(units):
+        gram = _gram(units)  # of all units; the blocks' own stand along its diagonal
+        whole, own = _ranks_of_gram(gram), jnp.atleast_1d(_ranks_of_gram(gram, layer.starts))
+    else:
+        # Blocks as one batch: all have the width of the largest, the rest is zero columns.
+        width = np.arange(max(layer.block_sizes))
+        index = np.minimum(np.asarray(layer.starts)[:, None] + width, layer.num_units - 1)
+        is_own = width < np.asarray(layer.block_sizes)[:, None]
+        blocks = jnp.moveaxis(jnp.where(is_own[None], units[:, index], 0), 0, 1)
+        whole = effective_rank(units)
+        own = jax.vmap(lambda columns: _ranks_of_gram(_gram(columns)))(blocks)
     return whole * own / jnp.maximum(own.sum(), _TINY)
 
 
