@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import networkx
 import numpy as np
 import pytest
+from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from pfn_optax.flow import FlowNetwork, max_flow
 from tests.flow.families import (
@@ -61,6 +62,23 @@ def test_agrees_with_igraph(name, family):
     capacities = draw(family, network)
     answers = batch_solver(network)(capacities)
     check_against_oracle(network, capacities, answers, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name in CAPACITIES if name != "infinite"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_value_and_cut_agree_with_ortools(name, family):
+    network, scale = NETWORKS[name], 1e12  # OR-Tools takes integers; eight decades fit
+    capacities = draw(family, network, seed=2).astype(np.float64)
+    answers = batch_solver(network)(capacities.astype(np.float32))
+    for row, capacity in enumerate(capacities):
+        solver = SimpleMaxFlow()
+        ends = np.array(network.tails), np.array(network.heads)
+        solver.add_arcs_with_capacity(*ends, np.rint(scale * capacity).astype(np.int64))
+        solver.solve(network.source, network.sink)
+        value = solver.optimal_flow() / scale
+        np.testing.assert_allclose(answers.value[row], value, rtol=1e-5, atol=1e-11)
+        cut = capacity[answers.cut[row]].sum()
+        np.testing.assert_allclose(cut, value, rtol=1e-5, atol=1e-11)
 
 
 def test_agrees_with_igraph_in_float64():
