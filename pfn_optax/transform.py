@@ -106,7 +106,8 @@ def pfn(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Amplifies the gradients of the blocks in the minimum cut of the parameter flow network.
 
-    Parameters are cut into blocks, EMA gradient norms give each block a capacity :math:`c_e`, and a
+    Parameters are cut into blocks, each block gets a capacity :math:`c_e` (by default its share in
+    the effective rank of its layer; its EMA gradient norm or the norm's rank on request), and a
     maximum flow is sent from the loss to the data through the layers. Every `every` steps the
     minimum cut names the bottleneck blocks, and until the next diagnosis their gradients are
     multiplied by

@@ -7,7 +7,6 @@ random topologies come from a complete network in which absent edges have no cap
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -17,24 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.solver import chain, layered
 from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
-
-
-def chain(num_layers: int, num_blocks: int) -> FlowNetwork:
-    """Layers in series, each a bundle of parallel edges."""
-    edges = [(layer, layer + 1) for layer in range(num_layers) for _ in range(num_blocks)]
-    return FlowNetwork.from_edges(edges, source=0, sink=num_layers)
-
-
-def layered(num_layers: int, width: int, *, skip: int = 0) -> FlowNetwork:
-    """Layers of nodes, each joined to the next completely, with optional skips."""
-    node = np.arange(num_layers * width).reshape(num_layers, width)
-    layers, source, sink = node.tolist(), node.size, node.size + 1
-    edges = [(source, v) for v in layers[0]] + [(v, sink) for v in layers[-1]]
-    edges += [(u, v) for a, b in itertools.pairwise(layers) for u in a for v in b]
-    if skip:
-        edges += zip(range(node.size), range(skip * width, node.size), strict=False)
-    return FlowNetwork.from_edges(edges, source=source, sink=sink)
 
 
 def complete(num_nodes: int) -> FlowNetwork:
