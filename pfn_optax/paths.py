@@ -10,10 +10,12 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+Path = tuple[str, ...]
+
 _NUMBER = re.compile(r"(\d+)")
 
 
-def names_of(key_path: tuple[Any, ...]) -> tuple[str, ...]:
+def names_of(key_path: tuple[Any, ...]) -> Path:
     """Returns the key path as strings, without the trailing `.value` of a Flax variable."""
     if key_path and key_path[-1] == GetAttrKey("value"):
         key_path = key_path[:-1]
@@ -30,7 +32,7 @@ def _name(key: Any) -> str:
     return str(key)
 
 
-def natural_key(names: tuple[str, ...]) -> tuple[Any, ...]:
+def natural_key(names: Path) -> tuple[Any, ...]:
     """Sorts `Conv_2` before `Conv_10`, and numbers before words."""
     return tuple(
         tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in split if part)
@@ -38,6 +40,6 @@ def natural_key(names: tuple[str, ...]) -> tuple[Any, ...]:
     )
 
 
-def named_leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+def named_leaves(tree: Any) -> list[tuple[Path, Any]]:
     """Returns the (names, leaf) pairs of a tree, in the tree's own order."""
     return [(names_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
