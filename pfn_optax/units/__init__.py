@@ -1,0 +1,26 @@
+"""Groups of hidden units: which axis of which leaf of the parameters they index.
+
+- `unit_spec`: finds them by tracing a function, and proves them on it.
+- `UnitSpec`, `Group`, `Member`: what it finds; permutes and rescales units.
+- `check_spec`: proves a spec, also one that was written by hand.
+- `axes_of`, `Segment`: the same groups on every value of a traced function.
+- `num_symmetries`: how many permutations leave the function as it is.
+"""
+
+from pfn_optax.units.axes import Axes, Segment, axes_of
+from pfn_optax.units.check import check_spec
+from pfn_optax.units.find import unit_spec
+from pfn_optax.units.spec import Group, Member, UnitSpec, UnitSpecError, num_symmetries
+
+__all__ = [
+    "Axes",
+    "Group",
+    "Member",
+    "Segment",
+    "UnitSpec",
+    "UnitSpecError",
+    "axes_of",
+    "check_spec",
+    "num_symmetries",
+    "unit_spec",
+]

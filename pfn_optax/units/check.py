@@ -1,0 +1,248 @@
+"""Proves a spec on the function itself: permuted and rescaled, it must compute the same."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfn_optax.paths import named_leaves
+from pfn_optax.tracing import Equation, Traced, interpret, trace
+from pfn_optax.units.axes import axes_of
+from pfn_optax.units.spec import Group, UnitSpec, UnitSpecError
+
+
+def check_spec(
+    spec: UnitSpec,
+    function: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    key: jax.Array | None = None,
+    tolerance: float = 1e-10,
+) -> None:
+    """Checks that permuting and rescaling the groups leaves the outputs of a function as they are.
+
+    All groups are permuted at once, then all scalable ones rescaled, in float64. The parameters
+    are moved at random first, because zero biases, unit scales and zero-initialised heads would
+    hide mistakes. A model that insists on a lower precision is held to half of its digits.
+
+    Args:
+        spec: the spec.
+        function: `function(params, *args)`, deterministic.
+        params: the parameters; of abstract ones (`jax.ShapeDtypeStruct`) the values are drawn.
+        *args: its other arguments; abstract ones are drawn too, integers are zero.
+        key: random key of the draws.
+        tolerance: largest difference allowed, relative to the largest output.
+
+    Raises:
+        UnitSpecError: if an output changes; names the group, its leaves and axes, and where tracing
+            finds others.
+        ValueError: if params or args have NaN entries.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from pfn_optax.units import Group, Member, UnitSpec, check_spec
+        >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+        >>> wrong = UnitSpec(
+        ...     (Group("in", 4, (Member(("in",), 1),)),), ((("in",), (3, 4)), (("out",), (4, 2)))
+        ... )
+        >>> check_spec(wrong, lambda p, x: x @ p["in"] @ p["out"], params, jnp.ones((1, 3)))
+        Traceback (most recent call last):
+        ...
+        pfn_optax.units.spec.UnitSpecError: permuting group 'in' (in axis 1) changes the output ...
+    """
+    for name, tree in (("params", params), *((f"argument {i + 1}", a) for i, a in enumerate(args))):
+        _require_numbers(name, tree)
+    draw = np.random.default_rng(_seed(key))
+    with _double_precision():
+        params, *inputs = _drawn(function, (params, *args), draw)
+        run = jax.jit(function)
+        expected = run(params, *inputs)
+        allowed = max(tolerance, _half_of_the_digits(trace(function, params, *inputs)))
+        if not any(np.isfinite(leaf).any() for leaf in _numbers(expected)):
+            raise UnitSpecError(
+                "the outputs are not finite at random parameters, so nothing can be checked: look "
+                "for infinite inputs and logarithms of negative numbers, or pass check=False."
+            )
+
+        def require_same(change: str, groups: tuple[Group, ...], changed: Any) -> None:
+            error = _difference(expected, run(changed, *inputs))
+            if not error <= allowed:
+                names = ", ".join(map(_described, groups))
+                raise UnitSpecError(
+                    f"{change} group {names} changes the output by {error:.2g} of its size, "
+                    f"{allowed:.2g} are allowed."
+                    + _differences_to_traced(groups, function, params, *inputs)
+                )
+
+        def require_each_same(
+            change: str,
+            groups: tuple[Group, ...],
+            draws: dict[str, np.ndarray],
+            apply: Callable[[Any, dict[str, np.ndarray]], Any],
+        ) -> None:
+            try:
+                require_same(change, groups, apply(params, draws))
+            except UnitSpecError:
+                for group in groups:
+                    require_same(change, (group,), apply(params, {group.name: draws[group.name]}))
+                raise
+
+        permutations = {group.name: _cycle(draw, group.size) for group in spec.groups}
+        require_each_same("permuting", spec.groups, permutations, spec.permute)
+        scalable = tuple(group for group in spec.groups if group.is_scalable)
+        scales = {group.name: draw.uniform(0.5, 2, group.size) for group in scalable}
+        require_each_same("rescaling", scalable, scales, spec.rescale)
+
+
+def _cycle(draw: np.random.Generator, size: int) -> np.ndarray:
+    """A permutation that moves every unit, so that no mistake can hide."""
+    order = draw.permutation(size)
+    cycle = np.empty_like(order)
+    cycle[order] = np.roll(order, 1)
+    return cycle
+
+
+def _seed(key: jax.Array | None) -> Any:
+    return 0 if key is None else np.asarray(jax.random.key_data(key)).ravel()
+
+
+def _double_precision() -> contextlib.AbstractContextManager:
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return importlib.import_module("jax.experimental").enable_x64()
+
+
+def _require_numbers(name: str, tree: Any) -> None:
+    for path, leaf in named_leaves(tree):
+        has_values = _is_inexact(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct)
+        if has_values and np.isnan(np.asarray(leaf)).any():
+            raise ValueError(
+                f"{'/'.join((name, *path))} has NaN entries: a check needs numbers; pass others, "
+                "or check=False."
+            )
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.result_type(type(leaf))), jnp.inexact)
+
+
+def _drawn(
+    function: Callable[..., Any], arguments: tuple[Any, ...], draw: np.random.Generator
+) -> tuple[Any, ...]:
+    """Values for the arguments in float64, or in their own precision if the function insists."""
+    leaves, treedef = jax.tree.flatten(arguments)
+    num_params = len(jax.tree.leaves(arguments[0]))
+    values = [
+        (_moved if number < num_params else _filled)(leaf, draw)
+        for number, leaf in enumerate(leaves)
+    ]
+    double = [
+        value.astype(np.promote_types(value.dtype, np.float64)) if _is_inexact(value) else value
+        for value in values
+    ]
+    try:
+        jax.eval_shape(function, *treedef.unflatten(double))
+    except TypeError:  # dtypes that must be equal, as those of the carry of a loop
+        return treedef.unflatten(values)
+    return treedef.unflatten(double)
+
+
+def _moved(leaf: Any, draw: np.random.Generator) -> Any:
+    """A parameter away from where it is; what is positive stays so."""
+    if not _is_inexact(leaf):
+        return _filled(leaf, draw)
+    noise = draw.uniform(0.5, 1.5, (2, *np.shape(leaf)))
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        leaf = np.asarray(leaf)
+        size = np.sqrt(np.mean(np.abs(leaf.astype(complex)) ** 2)) if leaf.size else 0
+        moved = leaf * noise[0] + 0.1 * (size or 1) * noise[1]
+    elif leaf.ndim < 2:
+        moved = noise[0]  # a variance must be positive
+    else:
+        moved = draw.standard_normal(leaf.shape) * (leaf.size // leaf.shape[-1]) ** -0.5
+    return moved.astype(leaf.dtype)
+
+
+def _filled(leaf: Any, draw: np.random.Generator) -> Any:
+    """An argument: its values where it has any."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return np.asarray(leaf) if _is_inexact(leaf) else leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+    is_inexact = _is_inexact(leaf)
+    return (draw.standard_normal(leaf.shape) if is_inexact else np.zeros(leaf.shape)).astype(
+        leaf.dtype
+    )
+
+
+def _half_of_the_digits(traced: Traced) -> float:
+    """Square root of the coarsest rounding of the parameters; 0 if all of it is in float64."""
+    kinds: set[Any] = set()
+
+    def apply(equation: Equation, depends: list[bool]) -> list[bool]:
+        if any(depends):
+            kinds.update(_dtypes(equation))
+        return [any(depends)] * len(equation.outputs)
+
+    is_params = [path[0] == "0" for path in traced.paths]
+    interpret(traced.program, is_params, constant=lambda _: False, apply=apply)
+    coarsest = max((float(jnp.finfo(kind).eps) for kind in kinds), default=0.0)
+    return coarsest**0.5 if coarsest > jnp.finfo(jnp.float64).eps else 0.0
+
+
+def _dtypes(equation: Equation) -> Iterator[Any]:
+    """What an equation, or the body of a loop, rounds to."""
+    for variable in equation.outputs:
+        if jnp.issubdtype(variable.dtype, jnp.inexact):
+            yield variable.dtype
+    for body in equation.bodies:
+        for inner in body.equations:
+            yield from _dtypes(inner)
+
+
+def _numbers(tree: Any) -> list[np.ndarray]:
+    return [
+        np.asarray(leaf)
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+
+
+def _difference(expected: Any, received: Any) -> float:
+    """The largest difference relative to the largest entry, leaf by leaf."""
+    worst = 0.0
+    for left, right in zip(_numbers(expected), _numbers(received), strict=True):
+        finite = np.isfinite(left)
+        if not np.array_equal(finite, np.isfinite(right)):
+            return np.inf
+        if finite.any():
+            gaps = np.abs(np.where(finite, left, 0) - np.where(finite, right, 0.0))
+            worst = max(worst, float(gaps.max() / (np.abs(left[finite]).max() or 1.0)))
+    return worst
+
+
+def _described(group: Group) -> str:
+    members = ", ".join(dict.fromkeys(map(str, group.members)))
+    return f"{group.name!r} ({members})"
+
+
+def _differences_to_traced(
+    groups: tuple[Group, ...], function: Callable[..., Any], params: Any, *args: Any
+) -> str:
+    """What tracing finds other than what a group says."""
+    if len(groups) != 1:
+        return ""
+    own = {member._replace(exponent=None) for member in groups[0].members}
+    for group in axes_of(trace(function, params, *args)).spec.groups:
+        traced = {member._replace(exponent=None) for member in group.members}
+        if own & traced and own != traced:
+            missing = ", ".join(dict.fromkeys(str(m) for m in sorted(traced - own)))
+            wrong = ", ".join(dict.fromkeys(str(m) for m in sorted(own - traced)))
+            return (f" It lacks {missing}." if missing else "") + (
+                f" These are not in it: {wrong}." if wrong else ""
+            )
+    return ""

@@ -1,0 +1,297 @@
+"""Which axis of which leaf is indexed by which group of hidden units.
+
+A *group* is a set of interchangeable hidden units: an index that several axes of several leaves
+share. Permuting it in all of them at once leaves the function that the parameters define as it is;
+so does rescaling it, where the exponents say how.
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from pfn_optax.paths import Path, named_leaves, natural_key
+
+Shape = tuple[int, ...]
+
+
+class UnitSpecError(ValueError):
+    """A spec that is none: the function changes when its groups are permuted or rescaled."""
+
+
+class Member(NamedTuple):
+    """One occurrence of a group in a leaf.
+
+    The entries `start`, ..., `start + before * size * after - 1` of the axis, seen as an array of
+    shape `(before, size, after)`, have the units on the middle axis.
+
+    Attributes:
+        path: key path of the leaf.
+        axis: the axis.
+        start: where the stretch begins; not 0 where units of several groups stand end to end.
+        before: entries of an outer index, such as the pixels of a flattened image.
+        after: entries of an inner index, such as the entries of each attention head.
+        exponent: of the factor by which the leaf is multiplied when a unit is rescaled: positive
+            where the unit is produced, negative where it is read; None if the group has no such
+            symmetry.
+    """
+
+    path: Path
+    axis: int
+    start: int = 0
+    before: int = 1
+    after: int = 1
+    exponent: Fraction | None = None
+
+    def __str__(self) -> str:
+        """Names the leaf and the axis."""
+        return f"{'/'.join(self.path) or 'params'} axis {self.axis}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of hidden units.
+
+    Attributes:
+        name: path of the module (or leaf) whose outputs the units are.
+        size: number of units.
+        members: where the group occurs, in natural order.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+
+    @property
+    def is_scalable(self) -> bool:
+        """Whether each unit can be rescaled without changing the function."""
+        return any(member.exponent is not None for member in self.members)
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """The groups of hidden units of a function; hashable, made of names and sizes only.
+
+    Attributes:
+        groups: the groups, in natural order of their names.
+        leaves: path and shape of every leaf of the parameters it was made for, in natural order.
+        warnings: what was uncertain, for people.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from pfn_optax.units import unit_spec
+        >>> params = {
+        ...     "hidden": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)},
+        ...     "head": {"kernel": jnp.ones((4, 2))},
+        ... }
+        >>> def predict(params, x):
+        ...     h = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+        ...     return h @ params["head"]["kernel"]
+        >>> spec = unit_spec(predict, params, jnp.ones((1, 3)))
+        >>> [(group.name, group.size) for group in spec.groups]
+        [('hidden', 4)]
+        >>> print(*(f"{member}: {member.exponent}" for member in spec.group("hidden").members))
+        head/kernel axis 0: -1 hidden/bias axis 0: 1 hidden/kernel axis 1: 1
+    """
+
+    groups: tuple[Group, ...]
+    leaves: tuple[tuple[Path, Shape], ...]
+    warnings: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    def group(self, name: str) -> Group:
+        """Returns the group of a name.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if name not in self._by_name:
+            near = difflib.get_close_matches(name, self._by_name, n=3) or [*self._by_name][:5]
+            raise ValueError(
+                f"there is no group {name!r}; groups are named by module: {', '.join(near)}."
+            )
+        return self._by_name[name]
+
+    def permute(self, params: Any, permutations: Mapping[str, Any]) -> Any:
+        """Permutes units: the new unit `i` is the old unit `permutation[i]`.
+
+        The function that the parameters define does not change. Works on any tree with the same
+        leaves (gradients, moments of an optimizer), and inside `jax.jit`.
+
+        Args:
+            params: the parameters.
+            permutations: for each group to be permuted, i32[size].
+
+        Returns:
+            A tree like params.
+
+        Raises:
+            ValueError: if a group is not known, an array is no permutation of its units, or the
+                tree is not one of the same model.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from pfn_optax.units import unit_spec
+            >>> params = {"in": jnp.asarray([[1.0, 2.0]]), "out": jnp.asarray([[3.0], [4.0]])}
+            >>> spec = unit_spec(lambda p, x: x @ p["in"] @ p["out"], params, jnp.ones((1, 1)))
+            >>> spec.permute(params, {"in": [1, 0]})["in"]
+            Array([[2., 1.]], dtype=float32)
+        """
+        for name, permutation in permutations.items():
+            _require_permutation(self.group(name), permutation)
+
+        def move(leaf: Any, axis: int, members: list[tuple[Group, Member]]) -> Any:
+            index = np.arange(leaf.shape[axis])
+            for group, member in members:
+                # How far the entry to take lies from the one of the same unit before.
+                moves = _host(permutations[group.name]) - np.arange(group.size)
+                unit, is_member = _units(leaf.shape[axis], group, member)
+                index = index + is_member * member.after * moves[unit]
+            return _namespace(leaf, index).take(leaf, index, axis)
+
+        return self._mapped(params, permutations, move)
+
+    def rescale(self, params: Any, scales: Mapping[str, Any]) -> Any:
+        """Multiplies every leaf by `scale ** exponent`, unit by unit.
+
+        The function that the parameters define does not change.
+
+        Args:
+            params: the parameters.
+            scales: for each group to be rescaled, its positive factors, f32[size].
+
+        Returns:
+            A tree like params, with the same dtypes.
+
+        Raises:
+            ValueError: if a group is not known or not scalable, the factors are not positive or do
+                not fit its size, or the tree is not one of the same model.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from pfn_optax.units import unit_spec
+            >>> params = {"in": jnp.asarray([[1.0, 2.0]]), "out": jnp.asarray([[3.0], [4.0]])}
+            >>> spec = unit_spec(lambda p, x: x @ p["in"] @ p["out"], params, jnp.ones((1, 1)))
+            >>> spec.rescale(params, {"in": jnp.asarray([2.0, 1.0])})["out"].ravel()
+            Array([1.5, 4. ], dtype=float32)
+        """
+        for name, scale in scales.items():
+            _require_scales(self.group(name), scale)
+
+        def multiply(leaf: Any, axis: int, members: list[tuple[Group, Member]]) -> Any:
+            shape = [1] * leaf.ndim
+            shape[axis] = -1
+            for group, member in members:
+                if not member.exponent:
+                    continue
+                factors = _host(scales[group.name]) ** float(member.exponent)
+                unit, is_member = _units(leaf.shape[axis], group, member)
+                factors = _namespace(factors).where(is_member, factors[unit], 1)
+                leaf = leaf * factors.astype(leaf.dtype).reshape(shape)
+            return leaf
+
+        return self._mapped(params, scales, multiply)
+
+    def _mapped(
+        self,
+        params: Any,
+        names: Mapping[str, Any],
+        change: Callable[[Any, int, list[tuple[Group, Member]]], Any],
+    ) -> Any:
+        """Changes every axis on which one of the groups occurs."""
+        self._require_leaves(params)
+        found: dict[tuple[Path, int], list[tuple[Group, Member]]] = {}
+        for name in names:
+            for member in self.group(name).members:
+                found.setdefault((member.path, member.axis), []).append((self.group(name), member))
+        leaves, treedef = jax.tree.flatten(params)
+        for number, (path, leaf) in enumerate(named_leaves(params)):
+            for axis in range(jnp.ndim(leaf)):
+                if members := found.get((path, axis)):
+                    leaves[number] = change(leaves[number], axis, members)
+        return treedef.unflatten(leaves)
+
+    def _require_leaves(self, params: Any) -> None:
+        shapes = {path: tuple(jnp.shape(leaf)) for path, leaf in named_leaves(params)}
+        used = {member.path for group in self.groups for member in group.members}
+        for path, shape in self.leaves:
+            if path in used and shapes.get(path) != shape:
+                received = f"has shape {shapes[path]}" if path in shapes else "is missing"
+                raise ValueError(
+                    f"{'/'.join(path) or 'params'!r} {received}, the spec was made for shape "
+                    f"{shape}: pass a tree with the leaves that were given to unit_spec()."
+                )
+
+
+def _units(length: int, group: Group, member: Member) -> tuple[np.ndarray, np.ndarray]:
+    """For each entry of an axis its unit, and whether it has one here."""
+    stretch = np.zeros((member.before, group.size, member.after), int)
+    stretch += np.arange(group.size)[:, None]
+    unit, is_member = np.zeros(length, int), np.zeros(length, bool)
+    stop = member.start + stretch.size
+    unit[member.start : stop], is_member[member.start : stop] = stretch.ravel(), True
+    return unit, is_member
+
+
+def _host(value: Any) -> Any:
+    """A NumPy array where the value is known: no operation is compiled for it."""
+    return value if isinstance(value, Tracer) else np.asarray(value)
+
+
+def _namespace(*values: Any) -> Any:
+    return np if all(isinstance(value, np.ndarray) for value in values) else jnp
+
+
+def _require_permutation(group: Group, permutation: Any) -> None:
+    shape = np.shape(permutation)
+    is_valid = shape == (group.size,)
+    if is_valid and not isinstance(permutation, Tracer):
+        is_valid = np.array_equal(np.sort(permutation), np.arange(group.size))
+    if not is_valid:
+        raise ValueError(
+            f"group {group.name!r} needs a permutation of 0, ..., {group.size - 1}, got an array "
+            f"of shape {shape}: {permutation}."
+        )
+
+
+def _require_scales(group: Group, scale: Any) -> None:
+    if not group.is_scalable:
+        raise ValueError(
+            f"group {group.name!r} cannot be rescaled: something between its units and what reads "
+            "them is not homogeneous (tanh, a norm over the units); see Group.is_scalable."
+        )
+    is_valid = np.shape(scale) == (group.size,)
+    if is_valid and not isinstance(scale, Tracer):
+        is_valid = bool(np.all(np.isfinite(scale)) and np.all(np.asarray(scale) > 0))
+    if not is_valid:
+        raise ValueError(
+            f"group {group.name!r} needs {group.size} positive factors, got an array of shape "
+            f"{np.shape(scale)}: {scale}."
+        )
+
+
+def num_symmetries(spec: UnitSpec) -> float:
+    """Returns the logarithm (base 10) of the number of permutations that change nothing.
+
+    Example:
+        >>> from pfn_optax.units import Group, UnitSpec, num_symmetries
+        >>> round(num_symmetries(UnitSpec((Group("hidden", 512, ()),), ())), 1)
+        1166.5
+    """
+    return sum(math.lgamma(group.size + 1) for group in spec.groups) / math.log(10)
+
+
+def by_path(member: Member) -> tuple:
+    """Sorts members naturally."""
+    return natural_key(member.path), member.axis, member.start, member.before
