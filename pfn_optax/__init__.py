@@ -5,18 +5,20 @@ The Parameter Flow Network:
 - `pfn`: an optax transformation that amplifies the gradients of the bottleneck blocks.
 - `with_pfn`: the same around an optimizer, acting on its updates.
 - `PFNState`, `Status`, `raise_for_status`: what it knows, readable at any step.
-- `cut_report`, `draw_flow`: that state as a table and as a picture.
+- `cut_report`, `draw_flow`, `flow_html`: that state as a table, a picture, an interactive page.
 
 The parts under it:
 
-- `FlowGraph`, `Edge`: how the layers of a model are joined.
+- `graph_from_loss`: how the layers of a model are joined, read off its loss.
+- `unit_graph`: the same down to groups of hidden units and the sub-matrices between them.
+- `FlowGraph`, `Edge`: the same, written by hand.
 - `FlowNetwork`, `max_flow`: maximum flow and minimum cut on arrays, inside jit.
 - `pfn_optax.partition`, `pfn_optax.capacity`: parameters to blocks, blocks to capacities.
 """
 
-from pfn_optax.drawing import draw_flow
+from pfn_optax.drawing import draw_flow, flow_html
 from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
-from pfn_optax.graph import Edge, FlowGraph
+from pfn_optax.graph import Edge, FlowGraph, GraphWarning, graph_from_loss, unit_graph
 from pfn_optax.report import CutReport, CutRow, cut_report
 from pfn_optax.status import DiagnosisError, Status, raise_for_status
 from pfn_optax.transform import PFNState, WithPFNState, pfn, with_pfn
@@ -30,14 +32,18 @@ __all__ = [
     "Edge",
     "FlowGraph",
     "FlowNetwork",
+    "GraphWarning",
     "MaxFlow",
     "PFNState",
     "Status",
     "WithPFNState",
     "cut_report",
     "draw_flow",
+    "flow_html",
+    "graph_from_loss",
     "max_flow",
     "pfn",
     "raise_for_status",
+    "unit_graph",
     "with_pfn",
 ]

@@ -11,7 +11,11 @@ block. The named rules:
 | `"global_rank"` | .1 + .9 rank / (blocks - 1) over the whole network | no |
 | `"relative"` | gradient norm / parameter norm | yes |
 | `"sensitivity"` | parameter norm x gradient norm, a bound on the block's saliency | yes |
-| `"jacobian_rank"` | share in the effective rank of the layer's linear map | yes |
+| `"effective_rank"` | effective rank of the layer's matrix, shared out to its blocks | yes |
+| `"jacobian_rank"` | the same, times the positions (pixels, tokens) it is applied at | yes |
+
+The last two count directions. They have a law (the rank of the end-to-end Jacobian is at most the
+sum over any cut), and an identity has its width as capacity there.
 """
 
 import functools
@@ -22,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pfn_optax.grid import GridLayer
 from pfn_optax.partition import Layer, Partition, Path, block_energies
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -74,12 +79,15 @@ class Statistics:
     def effective_ranks(self) -> jax.Array:
         """Share of each block in the effective rank of its layer's matrix, f32[num_blocks].
 
-        The blocks of a layer add up to its `effective_rank`, however finely it is cut. A
-        convolution kernel counts as the matrix from its patch (height x width x channels in) to its
-        channels out, at one position; a vector counts as one.
+        The blocks of a layer add up to its `effective_rank`, however finely it is cut; a sub-matrix
+        in a grid has its own. A convolution kernel counts as the matrix from its patch (height x
+        width x channels in) to its channels out, at one position; a vector counts as one.
         """
         ranks = [
-            _layer_ranks(layer, self.params[layer.axes[0][0]]) for layer in self._layout.layers
+            _cell_ranks(layer, self.params[layer.path])
+            if isinstance(layer, GridLayer)
+            else _layer_ranks(layer, self.params[layer.path])
+            for layer in self._layout.layers
         ]
         return jnp.concatenate(ranks) if ranks else jnp.zeros(0, jnp.float32)
 
@@ -146,6 +154,12 @@ def _layer_ranks(layer: Layer, matrix: jax.Array) -> jax.Array:
     return whole * own / jnp.maximum(own.sum(), _TINY)
 
 
+def _cell_ranks(layer: GridLayer, matrix: jax.Array) -> jax.Array:
+    """The effective rank of each sub-matrix on its own."""
+    dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
+    return jax.vmap(effective_rank)(layer.cells(jnp.asarray(matrix).astype(dtype)))
+
+
 def rank_within(values: jax.Array, groups: np.ndarray) -> jax.Array:
     """Returns `.1 + .9 rank / (n - 1)` of each value among the n of its group; 1 where n is 1.
 
@@ -182,10 +196,16 @@ class CapacityRule(NamedTuple):
     Attributes:
         function: (statistics, partition) -> f[num_blocks].
         moment: the EMA runs over norm**moment; 2 makes squared norms add up exactly.
+        counts_directions: whether the capacity is a number of directions; an identity edge then has
+            at most its width.
+        per_position: whether it is one at each position, to be multiplied by the positions at which
+            an edge is applied.
     """
 
     function: CapacityFn
     moment: int = 1
+    counts_directions: bool = False
+    per_position: bool = False
 
 
 def _relative(statistics: Statistics, _: Partition) -> jax.Array:
@@ -203,16 +223,21 @@ CAPACITIES: dict[str, CapacityRule] = {
     ),
     "relative": CapacityRule(_relative),
     "sensitivity": CapacityRule(lambda known, _: known.parameter_norms * known.gradient_norms),
-    "jacobian_rank": CapacityRule(lambda known, _: known.effective_ranks),
+    "effective_rank": CapacityRule(lambda known, _: known.effective_ranks, counts_directions=True),
+    "jacobian_rank": CapacityRule(
+        lambda known, _: known.effective_ranks, counts_directions=True, per_position=True
+    ),
 }
 
 
-def capacity_rule(capacity: str | CapacityFn) -> CapacityRule:
-    """Looks a capacity up by name, or wraps a function of (statistics, partition).
+def capacity_rule(capacity: str | CapacityFn | CapacityRule) -> CapacityRule:
+    """Looks a capacity up by name, or makes a rule of a function of (statistics, partition).
 
     Raises:
         ValueError: if the name is unknown.
     """
+    if isinstance(capacity, CapacityRule):
+        return capacity
     if callable(capacity):
         return CapacityRule(capacity)
     if capacity not in CAPACITIES:

@@ -1,8 +1,12 @@
 """A parameter tree cut into layers, and each layer into blocks of output units.
 
 A *layer* is a matrix (any leaf with two or more axes: a dense or convolution kernel, an embedding)
-together with the vectors beside it that have one entry per output unit (its bias). A *block* is a
+together with the vectors beside it that have one entry per output unit (its bias, which has several
+axes for attention heads and for layers stacked for a scan). A *block* is a
 run of consecutive output units of one layer, the smallest thing that PFN measures and amplifies.
+
+The partition of a unit graph cuts matrices along both sides instead (`GridLayer`), and leaves
+vectors alone.
 
 Vectors that belong to no matrix (the scale and bias of a normalisation layer, which sit in a module
 of their own) are in no block and are never amplified; only in a tree without any matrix does every
@@ -18,13 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfn_optax.paths import named_leaves, natural_key
+from pfn_optax.grid import GridLayer
+from pfn_optax.paths import Path, named_leaves, natural_key
 
 DEFAULT_BLOCK_SIZE = 16
 
 OutputAxis = int | Callable[[str, tuple[int, ...]], int]
 
-Path = tuple[str, ...]
 Shape = tuple[int, ...]
 
 
@@ -58,6 +62,20 @@ class Layer:
         return slice(self.first_block, self.first_block + self.num_blocks)
 
     @property
+    def path(self) -> Path:
+        """Key path of the matrix."""
+        return self.axes[0][0]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Key paths of the layer's leaves."""
+        return tuple(path for path, _ in self.axes)
+
+    def describe_block(self, number: int) -> str:
+        """Returns the output units of a block, `"16:32"`."""
+        return f"{self.starts[number]}:{(*self.starts, self.num_units)[number + 1]}"
+
+    @property
     def block_sizes(self) -> tuple[int, ...]:
         """Number of units in each block."""
         return tuple(np.diff((*self.starts, self.num_units)).tolist())
@@ -72,7 +90,7 @@ class Partition:
         unblocked: paths of the leaves that belong to no block.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | GridLayer, ...]
     unblocked: tuple[str, ...]
 
     @functools.cached_property
@@ -87,33 +105,55 @@ class Partition:
         return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     @functools.cached_property
+    def rows(self) -> tuple[Layer, ...]:
+        """The layers that are cut into rows of output units."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Layer))
+
+    @functools.cached_property
+    def grids(self) -> dict[Path, GridLayer]:
+        """The layers that are cut into sub-matrices, by the path of the matrix."""
+        return {layer.path: layer for layer in self.layers if isinstance(layer, GridLayer)}
+
+    @functools.cached_property
     def unit_block(self) -> np.ndarray:
-        """Index of the block that each unit of each layer belongs to, i32[num_units in all]."""
-        sizes = [size for layer in self.layers for size in layer.block_sizes]
-        return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        """Index of the block of each output unit of the layers in rows, i32[num_units in all]."""
+        blocks = [np.arange(layer.blocks.start, layer.blocks.stop) for layer in self.rows]
+        sizes = [size for layer in self.rows for size in layer.block_sizes]
+        return np.repeat(np.concatenate([*blocks, np.zeros(0, int)]).astype(np.int32), sizes)
 
     @functools.cached_property
     def leaf_units(self) -> dict[Path, tuple[int, slice]]:
-        """For each leaf in a block, its unit axis and its layer's units among all units."""
+        """For each leaf in rows, its unit axis and its layer's units among all units."""
         found, first = {}, 0
-        for layer in self.layers:
+        for layer in self.rows:
             units = slice(first, first + layer.num_units)
             found |= {path: (axis, units) for path, axis in layer.axes}
             first = units.stop
         return found
 
+    @functools.cached_property
+    def paths(self) -> frozenset[Path]:
+        """Key paths of all leaves in blocks."""
+        return frozenset(path for layer in self.layers for path in layer.paths)
+
     def leaves(self, tree: Any) -> dict[Path, Any]:
         """Returns the leaves of a tree that are in blocks, by path.
 
         Raises:
-            ValueError: if the tree lacks one of them.
+            ValueError: if the tree lacks one of them, or one has another shape.
         """
-        found = {path: leaf for path, leaf in named_leaves(tree) if path in self.leaf_units}
-        if missing := [path for path in self.leaf_units if path not in found]:
+        found = {path: leaf for path, leaf in named_leaves(tree) if path in self.paths}
+        if missing := sorted(path for path in self.paths if path not in found):
             raise ValueError(
                 f"this tree has no leaf {'/'.join(missing[0])!r}, which the blocks were made of: "
                 "pass gradients, updates and params of the same model."
             )
+        for path, grid in self.grids.items():
+            if jnp.shape(found[path]) != grid.shape:
+                raise ValueError(
+                    f"{'/'.join(path)} has shape {jnp.shape(found[path])}, but the blocks were "
+                    f"made for {grid.shape}: make the graph anew for this model."
+                )
         return found
 
 
@@ -181,7 +221,11 @@ def _partition(
     output_axis: OutputAxis | None,
 ) -> Partition:
     shapes = dict(sorted(leaves, key=lambda item: natural_key(item[0])))
-    matrices = [path for path, shape in shapes.items() if len(shape) > 1]
+    matrices = [
+        path
+        for path, shape in shapes.items()
+        if len(shape) > 1 and not _is_bias_of_many_axes(path, shapes)
+    ]
     heads = matrices or list(shapes)
     axis_of = {path: _unit_axis(path, shapes[path], output_axis) for path in heads}
     heads_in = {path[:-1]: [] for path in heads}
@@ -189,9 +233,9 @@ def _partition(
         heads_in[path[:-1]].append(path)
     followers: dict[Path, list[Path]] = {path: [] for path in heads}
     for path, shape in shapes.items():
-        if path not in followers and len(shape) == 1:
+        if path not in followers and shape:
             beside = heads_in.get(path[:-1], [])
-            fitting = [head for head in beside if shapes[head][axis_of[head]] == shape[0]]
+            fitting = [head for head in beside if shapes[head][axis_of[head]] == shape[-1]]
             if fitting:
                 followers[max(fitting, key=functools.partial(_closeness, path))].append(path)
 
@@ -199,12 +243,12 @@ def _partition(
     for head in heads:
         shape, axis = shapes[head], axis_of[head]
         num_units = shape[axis] if shape else 1
-        starts = _starts(num_units, block_size, num_blocks)
+        starts = starts_of(num_units, block_size, num_blocks)
         is_module = bool(matrices) and len(head) > 1 and len(heads_in[head[:-1]]) == 1
         layers.append(
             Layer(
                 name="/".join(head[:-1] if is_module else head) or "params",
-                axes=((head, axis), *((path, 0) for path in followers[head])),
+                axes=((head, axis), *((path, len(shapes[path]) - 1) for path in followers[head])),
                 num_units=num_units,
                 first_block=first_block,
                 starts=starts,
@@ -215,6 +259,16 @@ def _partition(
     return Partition(
         layers=tuple(layers),
         unblocked=tuple("/".join(path) for path in shapes if path not in in_blocks),
+    )
+
+
+def _is_bias_of_many_axes(path: Path, shapes: dict[Path, Shape]) -> bool:
+    """Whether a leaf is the bias of attention heads, or of layers stacked for a scan."""
+    shape = shapes[path]
+    return path[-1:] in (("bias",), ("b",)) and any(
+        len(shape) < len(other) and shape[-1] == other[-1] and set(shape) <= set(other)
+        for beside, other in shapes.items()
+        if beside[:-1] == path[:-1]
     )
 
 
@@ -246,7 +300,17 @@ def _digits(name: str) -> str:
     return "".join(filter(str.isdigit, name))
 
 
-def _starts(num_units: int, block_size: int | None, num_blocks: int | None) -> tuple[int, ...]:
+def starts_of(num_units: int, block_size: int | None, num_blocks: int | None) -> tuple[int, ...]:
+    """Cuts units into runs of `block_size`, or into `num_blocks` nearly equal ones.
+
+    Args:
+        num_units: number of units.
+        block_size: units per run, the last may be shorter; 16 if both are None.
+        num_blocks: number of runs, fewer where there are fewer units.
+
+    Returns:
+        The first unit of each run.
+    """
     if num_blocks is None:
         return tuple(range(0, num_units, block_size or DEFAULT_BLOCK_SIZE))
     count = min(num_blocks, num_units)
@@ -276,17 +340,18 @@ def block_energies(layout: Partition, leaves: dict[Path, jax.Array]) -> jax.Arra
     Returns:
         f32[num_blocks].
     """
-    per_unit = []
-    for layer in layout.layers:
+    per_unit = [jnp.zeros(0, jnp.float32)]
+    for layer in layout.rows:
         units = jnp.zeros(layer.num_units, jnp.float32)
         for path, axis in layer.axes:
             units += _unit_energies(leaves[path], axis)
         per_unit.append(units)
-    if not per_unit:
-        return jnp.zeros(0, jnp.float32)
-    return jax.ops.segment_sum(
+    energies = jax.ops.segment_sum(
         jnp.concatenate(per_unit), layout.unit_block, layout.num_blocks, indices_are_sorted=True
     )
+    for path, grid in layout.grids.items():
+        energies = energies.at[grid.blocks].set(grid.energies(_energy(leaves[path])))
+    return energies
 
 
 def unblocked_energy(layout: Partition, tree: Any) -> jax.Array:
@@ -334,6 +399,8 @@ def scale_blocks(
             if shape:
                 shape[axis] = -1
             return _multiply(leaf, per_unit[units].reshape(shape))
+        if grid := layout.grids.get(path):
+            return _multiply(leaf, grid.spread(multipliers[grid.blocks]))
         if isinstance(rest, jax.Array) and "/".join(path) in layout.unblocked:
             return _multiply(leaf, rest)
         return leaf

@@ -1,5 +1,6 @@
 """A state of `pfn` turned into rows that people can read."""
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
@@ -7,39 +8,24 @@ from typing import Any, NamedTuple, overload
 import jax
 import numpy as np
 
+from pfn_optax.capacity import CapacityFn, CapacityRule, capacity_rule
 from pfn_optax.graph import BoundGraph, FlowGraph
 from pfn_optax.partition import OutputAxis, Partition, partition
 from pfn_optax.status import Status
-from pfn_optax.transform import PFNState, chain_of
+from pfn_optax.table import CutRow, aligned_lines, by_layer, fold, html_table, line_of, listed
+from pfn_optax.transform import DEFAULT_CAPACITY, PFNState, chain_of
 
-
-class CutRow(NamedTuple):
-    """One block.
-
-    Attributes:
-        layer: path of the layer.
-        block: number of the block within its layer.
-        units: output units of the block, `"16:32"`.
-        norm: EMA of its raw gradient norm.
-        capacity: its capacity at the last diagnosis.
-        in_cut: whether it is a bottleneck.
-        persistence: consecutive earlier diagnoses in the cut.
-        multiplier: what its updates are multiplied by.
-    """
-
-    layer: str
-    block: int
-    units: str
-    norm: float
-    capacity: float
-    in_cut: bool
-    persistence: int
-    multiplier: float
+_MOST_HTML_LINES = 1000  # more make a notebook slow
 
 
 @dataclass(frozen=True)
 class CutReport(Sequence[CutRow]):
     """The rows of all blocks, in forward order, and what is known of the whole; prints as a table.
+
+    Beyond 40 blocks the table is folded: a layer outside the cut becomes one line (its norm that of
+    all its blocks together, its capacity their sum) and, beyond 40 lines, so do neighbours of one
+    module. Blocks in the cut always have a line of their own. `full` returns a line for each block;
+    a notebook shows the folded table with the full one behind a click (up to 1000 blocks).
 
     Attributes:
         rows: one per block.
@@ -48,6 +34,7 @@ class CutReport(Sequence[CutRow]):
         certified: whether flow and cut are proven optimal.
         unique: whether it is the only minimum cut.
         status: the status of the last diagnosis.
+        notes: what is uncertain about the graph, and which layers and parameters are not in it.
     """
 
     rows: tuple[CutRow, ...]
@@ -56,11 +43,20 @@ class CutReport(Sequence[CutRow]):
     certified: bool
     unique: bool
     status: Status
+    notes: tuple[str, ...] = ()
 
     @property
     def bottlenecks(self) -> tuple[str, ...]:
         """Names of the layers with a block in the cut, in forward order."""
         return tuple(dict.fromkeys(row.layer for row in self.rows if row.in_cut))
+
+    @property
+    def summary(self) -> str:
+        """Step, status, and the flow with what is proven of it, in one line."""
+        kind = "unique" if self.unique else "one of several"
+        proof = f"certified, {kind}" if self.certified else "not certified"
+        name = self.status.name.lower().replace("_", " ")
+        return f"step {self.step}: {name}; maximum flow {self.flow:.4g} ({proof})"
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -79,36 +75,39 @@ class CutReport(Sequence[CutRow]):
         return iter(self.rows)
 
     def __str__(self) -> str:
-        """Formats a summary line and one aligned line per block."""
-        kind = "unique" if self.unique else "one of several"
-        proof = f"certified, {kind}" if self.certified else "not certified"
-        name = self.status.name.lower().replace("_", " ")
-        summary = f"step {self.step}: {name}; maximum flow {self.flow:.4g} ({proof})"
-        header = ("layer", "block", "units", "norm", "capacity", "cut", "persistence", "multiplier")
-        cells = [header, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = (
-            "  ".join(
-                # Words to the left, numbers to the right.
-                cell.ljust(width) if column in (0, 5) else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        )
-        return "\n".join((summary, *lines))
+        """Formats a summary and one aligned line per block, layer or module."""
+        lines = fold(self.rows)
+        heads = [self.summary]
+        if len(lines) < len(self.rows):
+            heads.append(self._bottleneck_line())
+        return "\n".join((*heads, *aligned_lines(lines), *self.notes))
 
+    def full(self) -> str:
+        """Formats the report with one line per block, however many there are."""
+        return "\n".join((self.summary, *aligned_lines(map(line_of, self.rows)), *self.notes))
 
-def _cells(row: CutRow) -> tuple[str, ...]:
-    return (
-        row.layer,
-        str(row.block),
-        row.units,
-        f"{row.norm:.3g}",
-        f"{row.capacity:.3g}",
-        "CUT" if row.in_cut else "",
-        str(row.persistence) if row.in_cut else "",
-        f"{row.multiplier:.2f}",
-    )
+    def _bottleneck_line(self) -> str:
+        cut = [
+            f"{name} ({sum(row.in_cut for row in rows)} of {len(rows)})"
+            for name, rows in by_layer(self.rows)
+            if any(row.in_cut for row in rows)
+        ]
+        return f"blocks in the cut: {listed(cut) or 'none'}"
+
+    def _repr_html_(self) -> str:
+        """The table as a notebook shows it; names are escaped, they come from the model."""
+        lines = fold(self.rows)
+        parts = [f"<p>{html.escape(self.summary)}</p>"]
+        if len(lines) < len(self.rows):
+            parts.append(f"<p>{html.escape(self._bottleneck_line())}</p>")
+        parts.append(html_table(lines))
+        if len(lines) < len(self.rows) <= _MOST_HTML_LINES:
+            every = html_table(map(line_of, self.rows))
+            parts.append(
+                f"<details><summary>all {len(self.rows)} blocks</summary>{every}</details>"
+            )
+        parts.extend(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return "<div>" + "\n".join(parts) + "</div>"
 
 
 class Snapshot(NamedTuple):
@@ -118,11 +117,13 @@ class Snapshot(NamedTuple):
         state: the state, numpy arrays.
         layout: partition of the parameters.
         bound: the flow graph on its blocks.
+        rule: the capacity rule.
     """
 
     state: PFNState
     layout: Partition
     bound: BoundGraph
+    rule: CapacityRule
 
 
 def snapshot(
@@ -132,6 +133,7 @@ def snapshot(
     block_size: int | None = None,
     num_blocks: int | None = None,
     output_axis: OutputAxis | None = None,
+    capacity: str | CapacityFn = DEFAULT_CAPACITY,
     graph: FlowGraph | None = None,
 ) -> Snapshot:
     """Finds the `PFNState` in any optimizer state and joins it with its partition and graph.
@@ -142,14 +144,16 @@ def snapshot(
         block_size: as given to `pfn`.
         num_blocks: as given to `pfn`.
         output_axis: as given to `pfn`.
-        graph: as given to `pfn`.
+        capacity: as given to `pfn`; it decides how capacities of blocks become those of edges.
+        graph: as given to `pfn`; one with a `layout` brings the blocks with it.
 
     Returns:
         The snapshot.
 
     Raises:
         ValueError: if there is no or more than one `PFNState`, it is a batch of states, or it does
-            not fit the parameters with these options.
+            not fit the parameters with these options, or block options stand beside a graph that
+            brings its own blocks.
     """
     found = [
         leaf
@@ -164,8 +168,8 @@ def snapshot(
     # Leaves may be wrapped in variables of `nnx.Optimizer`.
     arrays: list[Any] = [np.asarray(jax.tree.leaves(leaf)[0]) for leaf in found[0]]
     host = PFNState(*arrays)
-    layout = partition(
-        params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
+    layout = _layout_of(
+        graph, params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
     )
     if host.pfn_norms.ndim != 1:
         raise ValueError(
@@ -178,7 +182,21 @@ def snapshot(
             f"{layout.num_blocks}: pass the block_size, num_blocks, output_axis and graph "
             "that were given to pfn()."
         )
-    return Snapshot(host, layout, (graph or chain_of(layout)).bind(layout))
+    bound = (graph or chain_of(layout)).bind(layout)
+    return Snapshot(host, layout, bound, capacity_rule(capacity))
+
+
+def _layout_of(graph: FlowGraph | None, params: Any, **options: Any) -> Partition:
+    if graph is None or graph.layout is None:
+        return partition(params, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        raise ValueError(
+            "this graph brings its own blocks, so block options must not be given beside it: got "
+            f"{', '.join(f'{name}={value!r}' for name, value in given.items())}. Leave them out, "
+            "or make the graph with them."
+        )
+    return graph.layout
 
 
 def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
@@ -187,7 +205,8 @@ def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
     Args:
         state: an optimizer state with a `PFNState` somewhere in it.
         params: the parameter tree; only names and shapes are read.
-        **layout_options: `block_size`, `num_blocks`, `output_axis`, `graph`, as given to `pfn`.
+        **layout_options: `block_size`, `num_blocks`, `output_axis`, `capacity`, `graph`, as given
+            to `pfn`.
 
     Returns:
         A sequence of `CutRow`, in forward order; `print` it for a table.
@@ -207,17 +226,16 @@ def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
         layer0      0    0:4  3.46      3.46                          1.00
         layer1      0    0:1     2         2  CUT            0        2.80
     """
-    known, layout, _ = snapshot(state, params, **layout_options)
+    known, layout, bound, _ = snapshot(state, params, **layout_options)
     rows = []
     for layer in layout.layers:
-        stops = (*layer.starts[1:], layer.num_units)
-        for number, units in enumerate(zip(layer.starts, stops, strict=True)):
+        for number in range(layer.num_blocks):
             index = layer.first_block + number
             rows.append(
                 CutRow(
                     layer=layer.name,
                     block=number,
-                    units="{}:{}".format(*units),
+                    units=layer.describe_block(number),
                     norm=float(known.pfn_norms[index]),
                     capacity=float(known.pfn_capacities[index]),
                     in_cut=bool(known.pfn_cut[index]),
@@ -232,4 +250,20 @@ def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
         certified=bool(known.pfn_certified),
         unique=bool(known.pfn_unique),
         status=Status(int(known.pfn_status)),
+        notes=_notes(layout, bound, layout_options.get("graph")),
     )
+
+
+def _notes(layout: Partition, bound: BoundGraph, graph: FlowGraph | None) -> tuple[str, ...]:
+    on_edges = set(bound.edge_block.tolist())
+    absent = [
+        layer.name
+        for layer in layout.layers
+        if on_edges.isdisjoint(range(layer.blocks.start, layer.blocks.stop))
+    ]
+    notes = [f"warning: {warning}" for warning in graph.warnings] if graph else []
+    if graph and graph.unreached:
+        notes.append(f"the loss does not depend on: {listed(graph.unreached)}")
+    if absent:
+        notes.append(f"on no edge of the graph, so never in the cut: {listed(absent)}")
+    return tuple(notes)

@@ -32,7 +32,7 @@ from pfn_optax.partition import (
 )
 from pfn_optax.status import Status
 
-DEFAULT_CAPACITY = "jacobian_rank"
+DEFAULT_CAPACITY = "effective_rank"
 
 Side = Literal["source", "sink"]
 
@@ -128,10 +128,12 @@ def pfn(
         output_axis: axis of the output units of each matrix: an integer, or a function of
             (path, shape). Default: the last.
         capacity: `"rank"`, `"norm"`, `"energy"`, `"global_rank"`, `"relative"`, `"sensitivity"`,
-            `"jacobian_rank"` (see `pfn_optax.capacity`), or a function of (statistics, partition)
-            that returns f32[num_blocks]. Those that read parameters need `update(updates, state,
-            params)`.
-        graph: how the layers are joined. Default: a chain in natural path order.
+            `"effective_rank"`, `"jacobian_rank"` (see `pfn_optax.capacity`), or a function of
+            (statistics, partition) that returns f32[num_blocks]. Those that read parameters need
+            `update(updates, state, params)`.
+        graph: how the layers are joined: `graph_from_loss(loss, params, *batch)`, `unit_graph(...)`
+            (which brings its own blocks), or a `FlowGraph` written by hand. Default: a chain in
+            natural path order.
         every: steps between diagnoses (the study takes a thirtieth of the run).
         ema_decay: decay of the moving average of the gradient norms, in [0, 1).
         ema_window: measure only in the last `ema_window` steps before each diagnosis, at no cost in
@@ -275,12 +277,16 @@ class _Options:
     side: Side
 
     def layout(self, tree: Any) -> Partition:
-        return partition(
+        rows = partition(
             tree,
             block_size=self.block_size,
             num_blocks=self.num_blocks,
             output_axis=self.output_axis,
         )
+        if self.graph is None or self.graph.layout is None or not rows.layers:
+            return rows
+        self.graph.layout.leaves(tree)  # reports a tree that the graph was not made for
+        return self.graph.layout
 
     def bound(self, layout: Partition) -> BoundGraph:
         return (self.graph or chain_of(layout)).bind(layout)
@@ -304,6 +310,12 @@ class _Core:
         if not (graph is None or isinstance(graph, FlowGraph)):
             raise ValueError(
                 f"graph must be a FlowGraph or None (a chain), got {type(graph).__name__}."
+            )
+        sizes = self.options.block_size, self.options.num_blocks, self.options.output_axis
+        if graph is not None and graph.layout is not None and sizes != (None, None, None):
+            raise ValueError(
+                "this graph brings its own blocks: give block_size or num_blocks to the function "
+                "that made it, not here."
             )
         self.options.layout({})  # reports bad block sizes
         capacity_rule(self.options.capacity)
@@ -450,9 +462,7 @@ def _diagnose(
             f"got shape {jnp.shape(capacities)}."
         )
     capacities = jnp.asarray(capacities).astype(jnp.float32)
-    on_edges = jnp.where(
-        bound.edge_block >= 0, capacities[bound.edge_block], bound.identity_capacity
-    )
+    on_edges = bound.edge_capacities(capacities, rule)
     result = max_flow(bound.network, on_edges, side=options.side)
     status = jnp.select(
         [state.pfn_norms.max() == 0, ~result.certified, jnp.isinf(result.value)],

@@ -183,3 +183,19 @@ def test_a_tree_without_a_leaf_of_the_blocks():
     params = dense(0, 4, 5)
     with pytest.raises(ValueError, match="no leaf 'Dense_0/bias'"):
         partition(params).leaves({"Dense_0": {"kernel": jnp.ones((4, 5))}})
+
+
+def test_biases_with_many_axes_follow_their_matrix():
+    params = {
+        "query": {"kernel": jnp.ones((6, 2, 3)), "bias": jnp.ones((2, 3))},  # attention heads
+        "stack": {"kernel": jnp.ones((5, 6, 4)), "bias": jnp.ones((5, 4))},  # layers of a scan
+    }
+    layers = partition(params).layers
+    assert [layer.name for layer in layers] == ["query", "stack"]
+    assert [layer.axes for layer in layers] == [
+        ((("query", "kernel"), 2), (("query", "bias"), 1)),
+        ((("stack", "kernel"), 2), (("stack", "bias"), 1)),
+    ]
+    grads = jax.tree.map(lambda leaf: 2 * leaf, params)
+    energies = np.square(block_norms(partition(params), grads))
+    np.testing.assert_allclose(energies, [4 * (36 + 6), 4 * (120 + 20)], rtol=1e-6)

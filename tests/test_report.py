@@ -1,10 +1,14 @@
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from pfn_optax import CutRow, FlowGraph, Status, cut_report, draw_flow, pfn, with_pfn
+from pfn_optax import CutReport, CutRow, FlowGraph, Status, cut_report, pfn, with_pfn
+from pfn_optax.partition import partition
 from tests.trees import dense
 
 PARAMS = dense(0, 4, 20, 20, 3)
@@ -81,41 +85,141 @@ def test_options_that_do_not_fit_the_state():
         cut_report(batch, PARAMS)
 
 
-RESIDUAL = FlowGraph(
-    (
-        ("loss", "sum", "Dense_2"),
-        ("sum", "stem", "Dense_1"),
-        ("sum", "stem", None, 2.0),
-        ("stem", "data", "Dense_0"),
+def report_of(*layers, notes=()):
+    """A report on layers given as (name, number of blocks, numbers of the blocks in the cut)."""
+    rows = tuple(
+        CutRow(
+            layer=name,
+            block=block,
+            units=f"{16 * block}:{16 * block + 16}",
+            norm=3.0,
+            capacity=2.0,
+            in_cut=block in cut,
+            persistence=4 if block in cut else 0,
+            multiplier=3.88 if block in cut else 1.0,
+        )
+        for name, num_blocks, cut in layers
+        for block in range(num_blocks)
     )
-)
+    return CutReport(rows, 7, 2.0, True, True, Status.CERTIFIED, notes)
 
 
-@pytest.mark.parametrize("graph", [None, RESIDUAL], ids=["chain", "residual"])
-def test_every_layer_is_drawn_once_and_the_cut_is_named(graph):
-    state = trained(graph=graph)
-    figure = draw_flow(state, PARAMS, graph=graph)
-    texts = " ".join(text.get_text() for text in figure.axes[0].texts)
-    for name in (*PARAMS, "loss", "data"):
-        assert texts.count(name) == 1, name
-    marked = [text.get_text() for text in figure.axes[0].texts if text.get_color() == "crimson"]
-    bottlenecks = cut_report(state, PARAMS, graph=graph).bottlenecks
-    assert [text.split()[0] for text in marked] == list(bottlenecks)
+def table_of(text):
+    """The lines under the header, cut at two spaces or more."""
+    lines = text.splitlines()
+    [header] = [number for number, line in enumerate(lines) if line.startswith("layer ")]
+    return [re.split(r"\s{2,}", line.strip()) for line in lines[header + 1 :]]
 
 
-def test_fifty_layers_fit_the_page(tmp_path):
-    params = dense(1, *[20] * 51)
-    figure = draw_flow(trained(params), params)
-    width, height = figure.get_size_inches()
-    assert max(width, height) < 24
-    texts = [text.get_text().split()[0] for text in figure.axes[0].texts]
-    assert all(name in texts for name in params)
-    figure.savefig(tmp_path / "flow.png")
+def num_blocks_in(table):
+    folded = [re.fullmatch(r"(\d+) blocks", cells[1]) for cells in table]
+    return sum(int(match[1]) if match else 1 for match in folded)
 
 
-def test_drawing_on_given_axes():
-    from matplotlib.figure import Figure
+STAGES = [
+    (f"net/stage{s}/block{b}/conv{c}", 8, ()) for s in range(4) for b in range(4) for c in range(3)
+]
 
-    figure = Figure()
-    axes = figure.add_subplot()
-    assert draw_flow(trained(), PARAMS, axes=axes) is figure
+
+def test_forty_blocks_are_not_folded():
+    report = report_of(("a", 20, (3,)), ("b", 20, ()))
+    assert str(report) == report.full()
+    assert len(table_of(str(report))) == 40
+    assert "<details>" not in report._repr_html_()
+
+
+def test_layers_outside_the_cut_fold_to_one_line():
+    text = str(report_of(("a", 30, ()), ("b", 30, (3, 5)), ("c", 1, ())))
+    assert text.splitlines()[1] == "blocks in the cut: b (2 of 30)"
+    assert table_of(text) == [
+        ["a", "30 blocks", "16.4", "60", "1.00"],
+        ["b", "3", "48:64", "3", "2", "CUT", "4", "3.88"],
+        ["b", "5", "80:96", "3", "2", "CUT", "4", "3.88"],
+        ["b, the others", "28 blocks", "15.9", "56", "1.00"],
+        ["c", "0", "0:16", "3", "2", "1.00"],
+    ]
+
+
+def test_modules_fold_where_there_are_many_layers():
+    cut = ("net/stage1/block2/conv1", 8, (0, 1))
+    report = report_of(*(cut if layer[0] == cut[0] else layer for layer in STAGES))
+    table = table_of(str(report))
+    assert num_blocks_in(table) == len(report) == 48 * 8
+    assert table[0][:2] == ["net/stage0/block0/conv0 ... conv2, 3 layers", "24 blocks"]
+    assert [cells[0] for cells in table if "block2" in cells[0] and "stage1" in cells[0]] == [
+        "net/stage1/block2/conv0",
+        cut[0],
+        cut[0],
+        f"{cut[0]}, the others",
+        "net/stage1/block2/conv2",
+    ]
+    assert len(table_of(report.full())) == len(report)
+
+
+def test_larger_modules_fold_where_there_are_more():
+    deep = [(f"stage{s}/block{b}/conv", 1, ()) for s in range(3) for b in range(50)]
+    table = table_of(str(report_of(*deep)))
+    assert [cells[0] for cells in table] == [
+        f"stage{s}/block0/conv ... block49/conv, 50 layers" for s in range(3)
+    ]
+
+
+def test_names_without_modules_fold_into_runs():
+    layers = [(f"Dense_{i}", 1, (0,) if i == 60 else ()) for i in range(100)]
+    assert [cells[0] for cells in table_of(str(report_of(*layers)))] == [
+        "Dense_0 ... Dense_59, 60 layers",
+        "Dense_60",
+        "Dense_61 ... Dense_99, 39 layers",
+    ]
+
+
+def test_every_block_in_the_cut_has_its_line_however_many():
+    table = table_of(str(report_of(("a", 100, range(99)), ("b", 100, ()))))
+    assert [cells[1] for cells in table] == [*map(str, range(99)), "1 blocks", "100 blocks"]
+
+
+def test_a_layer_that_is_wholly_in_the_cut_has_one_line():
+    table = table_of(str(report_of(("a", 100, range(100)), ("b", 100, ()))))
+    assert [cells[1] for cells in table] == ["100 blocks", "100 blocks"]
+    assert ["CUT" in cells for cells in table] == [True, False]
+
+
+def test_what_the_graph_leaves_out_is_said_at_the_end():
+    graph = dataclasses.replace(
+        FlowGraph.chain(["Dense_0", "Dense_2"]), warnings=("it is odd",), unreached=("Dense_1/x",)
+    )
+    report = cut_report(trained(graph=graph), PARAMS, graph=graph)
+    assert str(report).splitlines()[-3:] == [
+        "warning: it is odd",
+        "the loss does not depend on: Dense_1/x",
+        "on no edge of the graph, so never in the cut: Dense_1",
+    ]
+    assert report.notes == tuple(str(report).splitlines()[-3:])
+
+
+def test_a_graph_that_brings_its_blocks():
+    layout = partition(PARAMS, block_size=8)
+    graph = dataclasses.replace(FlowGraph.chain(["Dense_0", "Dense_1", "Dense_2"]), layout=layout)
+    state = trained(block_size=8)
+    assert cut_report(state, PARAMS, graph=graph).rows == (
+        cut_report(state, PARAMS, block_size=8).rows
+    )
+    with pytest.raises(
+        ValueError, match=r"brings its own blocks.* got block_size=8\. Leave them out"
+    ):
+        cut_report(state, PARAMS, graph=graph, block_size=8)
+
+
+def test_a_notebook_shows_the_folded_table_and_the_rest_on_request():
+    report = report_of(("<b>&", 30, ()), ("b", 30, (3,)), notes=("warning: <i>",))
+    text = report._repr_html_()
+    folded, rest = text.split("<details>")
+    assert folded.count("<tr") == 1 + 3  # header, a layer, a block in the cut and the others
+    assert rest.count("<tr") == 1 + len(report)
+    assert "<summary>all 60 blocks</summary>" in rest
+    assert "<b>" not in text
+    assert text.count('<td style="text-align:left">&lt;b&gt;&amp;</td>') == 1 + 30
+    assert "warning: &lt;i&gt;" in text
+    marked = re.findall(r"<tr style=[^>]*>(.*?)</tr>", text)
+    assert len(marked) == 2
+    assert all("CUT" in row for row in marked)

@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from pfn_optax.capacity import CapacityRule
 from pfn_optax.flow import FlowNetwork
-from pfn_optax.partition import Partition
+from pfn_optax.grid import GridLayer
+from pfn_optax.partition import Layer, Partition
 from pfn_optax.paths import natural_key
 
 
@@ -23,12 +27,21 @@ class Edge(NamedTuple):
         layer: name of the layer whose blocks are the parallel edges here; None for an identity (a
             skip).
         capacity: capacity of an identity edge; infinite by default, ignored where `layer` is given.
+        width: channels of an identity edge, which bound it too where capacities count directions
+            (`"effective_rank"`, `"jacobian_rank"`); infinite by default, ignored where `layer` is
+            given.
+        positions: at how many positions of an example (pixels, tokens) the edge is applied; read by
+            `"jacobian_rank"` alone.
+        blocks: numbers of the layer's blocks that stand on the edge, in parallel; None for all.
     """
 
     tail: str
     head: str
     layer: str | None = None
     capacity: float = math.inf
+    width: float = math.inf
+    positions: int = 1
+    blocks: tuple[int, ...] | None = None
 
 
 class BoundGraph(NamedTuple):
@@ -38,13 +51,34 @@ class BoundGraph(NamedTuple):
         network: the flow network.
         edge_block: i32[num_edges], the block whose capacity an edge has; -1 for an identity.
         identity_capacity: f32[num_edges], capacity of the identities (0 elsewhere).
+        identity_width: f32[num_edges], channels of the identities (0 elsewhere).
+        edge_positions: f32[num_edges], positions at which each edge is applied.
         nodes: names of the network's nodes.
     """
 
     network: FlowNetwork
     edge_block: np.ndarray
     identity_capacity: np.ndarray
+    identity_width: np.ndarray
+    edge_positions: np.ndarray
     nodes: tuple[str, ...]
+
+    def edge_capacities(self, capacities: jax.Array, rule: CapacityRule) -> jax.Array:
+        """Lays the capacities of the blocks on the edges.
+
+        Args:
+            capacities: f32[num_blocks].
+            rule: the rule that they come from.
+
+        Returns:
+            f32[num_edges].
+        """
+        identities = self.identity_capacity
+        if rule.counts_directions:
+            identities = np.minimum(identities, self.identity_width)
+        blocks = jnp.append(jnp.asarray(capacities), 0.0)[self.edge_block]
+        on_edges = jnp.where(self.edge_block >= 0, blocks, identities)
+        return on_edges * self.edge_positions if rule.per_position else on_edges
 
 
 @dataclass(frozen=True)
@@ -58,10 +92,13 @@ class FlowGraph:
         edges: the edges, kept sorted.
         source: name of the loss node.
         sink: name of the data node.
+        layout: the partition whose blocks the edges name; None where they name layers only.
+        warnings: what was uncertain when the graph was made, for people.
+        unreached: paths of the parameters on which the loss does not depend.
 
     Raises:
-        ValueError: if source and sink are the same, an edge joins a node to itself, or a capacity
-            is negative or NaN.
+        ValueError: if source and sink are the same, an edge joins a node to itself, or a capacity,
+            a width or a number of positions is negative or NaN.
 
     Example:
         A residual block, `y = x + conv2(conv1(x))`, between a stem and a head:
@@ -85,6 +122,9 @@ class FlowGraph:
     edges: tuple[Edge, ...]
     source: str = "loss"
     sink: str = "data"
+    layout: Partition | None = None
+    warnings: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Sorts and checks the edges."""
@@ -94,9 +134,19 @@ class FlowGraph:
         for edge in edges:
             if edge.tail == edge.head:
                 raise ValueError(f"an edge must join two nodes, {edge} joins one to itself.")
-            if not edge.capacity >= 0:
-                raise ValueError(f"a capacity must not be negative or NaN, got {edge}.")
+            if not (edge.capacity >= 0 and edge.width >= 0 and edge.positions >= 0):
+                raise ValueError(
+                    f"capacity, width and positions must not be negative or NaN, got {edge}."
+                )
         object.__setattr__(self, "edges", tuple(sorted(edges, key=_edge_key)))
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.edges, self.source, self.sink, self.layout))
+
+    def __hash__(self) -> int:
+        """Hashes once: a graph of units has thousands of edges, and every step looks it up."""
+        return self._hash
 
     @classmethod
     def chain(
@@ -157,7 +207,7 @@ class FlowGraph:
 
 def _edge_key(edge: Edge) -> tuple:
     names = natural_key((edge.tail, edge.head, edge.layer or ""))
-    return *names, edge.layer is None, edge.capacity
+    return *names, edge.layer is None, edge.capacity, edge.width, edge.positions, edge.blocks or ()
 
 
 @functools.lru_cache(maxsize=64)
@@ -171,26 +221,38 @@ def _bind(graph: FlowGraph, layout: Partition) -> BoundGraph:
             f"Layers are named by path; near {unknown[0]!r} there are: {', '.join(near)}."
         )
     index = {name: number for number, name in enumerate(graph.nodes)}
-    tails, heads, blocks, capacities = [], [], [], []
-    for edge in graph.edges:
-        if edge.layer is None:
-            own_blocks, capacity = [-1], edge.capacity
-        else:
-            own = layers[edge.layer].blocks
-            own_blocks, capacity = list(range(own.start, own.stop)), 0.0
-        tails += [index[edge.tail]] * len(own_blocks)
-        heads += [index[edge.head]] * len(own_blocks)
-        blocks += own_blocks
-        capacities += [capacity] * len(own_blocks)
+    edges = [
+        (edge, block)
+        for edge in graph.edges
+        for block in ((-1,) if edge.layer is None else _blocks_of(edge, layers[edge.layer]))
+    ]
+    is_identity = np.asarray([edge.layer is None for edge, _ in edges], bool)
     return BoundGraph(
         network=FlowNetwork(
             num_nodes=len(graph.nodes),
-            tails=tuple(tails),
-            heads=tuple(heads),
+            tails=tuple(index[edge.tail] for edge, _ in edges),
+            heads=tuple(index[edge.head] for edge, _ in edges),
             source=index[graph.source],
             sink=index[graph.sink],
         ),
-        edge_block=np.asarray(blocks, np.int32),
-        identity_capacity=np.asarray(capacities, np.float32),
+        edge_block=np.asarray([block for _, block in edges], np.int32),
+        identity_capacity=np.where(
+            is_identity, np.asarray([edge.capacity for edge, _ in edges], np.float32), 0
+        ),
+        identity_width=np.where(
+            is_identity, np.asarray([edge.width for edge, _ in edges], np.float32), 0
+        ),
+        edge_positions=np.asarray([edge.positions for edge, _ in edges], np.float32),
         nodes=graph.nodes,
     )
+
+
+def _blocks_of(edge: Edge, layer: Layer | GridLayer) -> list[int]:
+    """Blocks on an edge, numbered among all blocks."""
+    numbers = range(layer.num_blocks) if edge.blocks is None else edge.blocks
+    if edge.blocks is not None and not all(0 <= number < layer.num_blocks for number in numbers):
+        raise ValueError(
+            f"{edge} names blocks that layer {layer.name!r} does not have: it has "
+            f"{layer.num_blocks}."
+        )
+    return [layer.first_block + number for number in numbers]
