@@ -12,15 +12,15 @@ from pfn_optax import cut_report
 class DiagnosisReader:
     """Turn the state after a diagnosing step into a record by layer."""
 
-    def __init__(self, every: int, blocks: dict[str, Any]):
+    def __init__(self, every: int, flow: dict[str, Any]):
         """Make a reader.
 
         Args:
             every: Steps between diagnoses.
-            blocks: `block_size` and `num_blocks`, as given to the transformation.
+            flow: Graph and block sizes, as given to the transformation.
         """
         self._every = every
-        self._blocks = blocks
+        self._flow = flow
         self._layers: list[str] | None = None
 
     def is_due(self, step: int) -> bool:
@@ -39,7 +39,7 @@ class DiagnosisReader:
             value, certificate and uniqueness; PFN's status code.
         """
         if self._layers is None:
-            rows = cut_report(state.opt_state, state.params, **self._blocks).rows
+            rows = cut_report(state.opt_state, state.params, **self._flow).rows
             self._layers = [row.layer for row in rows]  # one row per block, in block order
         read = {
             name: np.asarray(optax.tree.get(state.opt_state, f"pfn_{name}"))

@@ -11,10 +11,11 @@ from experiments.data import DatasetName, load
 from experiments.diagnoses import DiagnosisReader
 from experiments.epochs import train
 from experiments.errors import UsageError
+from experiments.graphs import GraphName, flow_options
 from experiments.models import Scenario
 from experiments.optimizers import Arm, default_learning_rate, make_optimizer, wrap
 from experiments.training import Network, Trainer
-from pfn_optax import draw_flow
+from pfn_optax import draw_flow, flow_html
 from pfn_optax.transform import DEFAULT_CAPACITY
 
 # Epochs and batch size that a laptop's two cores can bear, and blocks that cut its layers in four.
@@ -51,12 +52,14 @@ class PFNExperiment:
     arms: tuple[Arm, ...] = get_args(Arm)
     """plain: the optimizer; pfn: amplified gradients before it; with_pfn: amplified updates."""
 
+    graph: GraphName = "layers"
+    """layers: joined as the loss joins them; units: groups of units; chain: layers in a row."""
     capacity: str = DEFAULT_CAPACITY
     """Rule that gives each block its capacity: rank, norm, energy, relative, sensitivity, ..."""
     every: int | None = None
     """Steps between diagnoses. Default: a thirtieth of the run."""
     block_size: int | None = None
-    """Output units per block. Default: by data set (digits 2, others 8), unless --num-blocks."""
+    """Units per block. Default: by data set (digits 2, others 8), four times that for units."""
     num_blocks: int | None = None
     """Blocks per layer, instead of --block-size."""
     beta: float = 1.8
@@ -95,7 +98,8 @@ class PFNExperiment:
     def run(self) -> None:
         """Train what is not trained yet, then print and plot the comparison."""
         config = self._config()
-        self._optimizers(config, every=1)  # reports bad options before any work is done
+        sizes = {name: config[name] for name in ("block_size", "num_blocks")}
+        self._optimizers(config, sizes, every=1)  # reports bad options before any work is done
         name = f"pfn-{self.dataset}-{self.scenario}-{self.optimizer}"
         folder = self.run_dir or Path("runs", name)
         runs.check_run(folder, config, overwrite=self.overwrite)
@@ -117,11 +121,12 @@ class PFNExperiment:
         runs.open_run(folder, config, overwrite=self.overwrite)
         every = self.every or max(1, num_steps // 30)
         network = Network(self.scenario, dataset)
+        sizes = {name: config[name] for name in ("block_size", "num_blocks")}
+        flow = flow_options(self.graph, network, dataset, **sizes)
         trainers = {
             arm: Trainer(network, optimizer)
-            for arm, optimizer in self._optimizers(config, every=every).items()
+            for arm, optimizer in self._optimizers(config, flow, every=every).items()
         }
-        blocks = {key: config[key] for key in ("block_size", "num_blocks")}
         for seed in range(self.seeds):
             for arm, trainer in trainers.items():
                 train(
@@ -130,7 +135,7 @@ class PFNExperiment:
                     folder=folder / arm / f"seed-{seed}",
                     seed=seed,
                     config=config,
-                    diagnoses=None if arm == "plain" else DiagnosisReader(every, blocks),
+                    diagnoses=None if arm == "plain" else DiagnosisReader(every, flow),
                     checkpoint_seconds=self.checkpoint_seconds,
                     description=f"{arm}, seed {seed + 1}/{self.seeds}",
                 )
@@ -138,7 +143,7 @@ class PFNExperiment:
             repeats = self.overhead_steps
             times = overhead.measure(trainers, dataset, batch_size, every=every, repeats=repeats)
             runs.write_json(folder / "overhead.json", times)
-        _draw(folder, trainers, blocks)
+        _draw(folder, trainers, flow | {"capacity": self.capacity})
         comparison.write_summary(folder)
 
     def _config(self) -> dict[str, Any]:
@@ -149,16 +154,19 @@ class PFNExperiment:
         defaults = dict(_DEFAULTS[self.dataset])
         if self.num_blocks is not None:
             del defaults["block_size"]
+        elif self.graph == "units":
+            defaults["block_size"] *= 4  # the blocks are squares there
         defaults["learning_rate"] = default_learning_rate(self.optimizer)
         for name, value in defaults.items():
             if config[name] is None:
                 config[name] = value
         return config | {"arms": list(self.arms)}
 
-    def _optimizers(self, config: dict[str, Any], *, every: int) -> dict[Arm, Any]:
-        names = ("capacity", "block_size", "num_blocks", "beta", "gamma", "max_persistence")
-        names += ("ema_decay", "renormalize", "side")
-        options = {name: config[name] for name in names}
+    def _optimizers(
+        self, config: dict[str, Any], flow: dict[str, Any], *, every: int
+    ) -> dict[Arm, Any]:
+        names = ("capacity", "beta", "gamma", "max_persistence", "ema_decay", "renormalize", "side")
+        options = {name: config[name] for name in names} | flow
         try:
             optimizer = make_optimizer(
                 self.optimizer,
@@ -170,7 +178,7 @@ class PFNExperiment:
             raise UsageError(str(error)) from error
 
 
-def _draw(folder: Path, trainers: Mapping[str, Trainer], blocks: dict[str, Any]) -> None:
+def _draw(folder: Path, trainers: Mapping[str, Trainer], flow: dict[str, Any]) -> None:
     plots.learning_curves(folder)
     for arm, trainer in trainers.items():
         if arm == "plain":
@@ -180,5 +188,7 @@ def _draw(folder: Path, trainers: Mapping[str, Trainer], blocks: dict[str, Any])
             restored = checkpoints.restore(trainer.init(0))
         if restored is not None:
             state, _ = restored
-            figure = draw_flow(state.opt_state, state.params, **blocks)
+            figure = draw_flow(state.opt_state, state.params, **flow)
             plots.save(figure, folder / "plots" / f"flow_network-{arm}.png")
+            page = flow_html(state.opt_state, state.params, **flow)
+            (folder / "plots" / f"flow_network-{arm}.html").write_text(page)

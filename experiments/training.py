@@ -68,6 +68,14 @@ class Network:
         logits = model((images / 255 - self._mean) / self._deviation)
         return logits, nnx.state(model, nnx.Not(nnx.Param))
 
+    def loss(
+        self, params, rest, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        """Mean cross-entropy (nats) in training mode; other variables after, number correct."""
+        logits, rest = self.apply(params, rest, images, training=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), (rest, jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32))
+
     def evaluate(
         self, state: TrainState, images: np.ndarray, labels: np.ndarray
     ) -> tuple[float, float]:
@@ -118,13 +126,10 @@ class Trainer:
 
     def _step(self, state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
         """One update on a batch; the buffers of the state given are reused."""
-
-        def loss_of(params):
-            logits, rest = self.network.apply(params, state.rest, images, training=True)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (rest, jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32))
-
-        (loss, (rest, num_correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        value_and_grad = jax.value_and_grad(self.network.loss, has_aux=True)
+        (loss, (rest, num_correct)), grads = value_and_grad(
+            state.params, state.rest, images, labels
+        )
         updates, opt_state = self._optimizer.update(
             grads, state.opt_state, state.params, value=loss, grad=grads
         )
