@@ -11,7 +11,7 @@ block. The named rules:
 | `"global_rank"` | .1 + .9 rank / (blocks - 1) over the whole network | no |
 | `"relative"` | gradient norm / parameter norm | yes |
 | `"sensitivity"` | parameter norm x gradient norm, a bound on the block's saliency | yes |
-| `"effective_rank"` | effective rank of the layer's matrix, shared out to its blocks | yes |
+| `"effective_rank"` | share in the effective rank of the layer's matrix, by squared norm | yes |
 | `"jacobian_rank"` | the same, times the positions (pixels, tokens) it is applied at | yes |
 
 The last two count directions. They have a law (the rank of the end-to-end Jacobian is at most the
@@ -79,17 +79,22 @@ class Statistics:
     def effective_ranks(self) -> jax.Array:
         """Share of each block in the effective rank of its layer's matrix, f32[num_blocks].
 
-        The blocks of a layer add up to its `effective_rank`, however finely it is cut; a sub-matrix
-        in a grid has its own. A convolution kernel counts as the matrix from its patch (height x
-        width x channels in) to its channels out, at one position; a vector counts as one.
+        A layer's blocks share its `effective_rank` in proportion to their energy (squared norm), so
+        they add up to it however finely it is cut, and a block that is nearly dead passes next to
+        nothing. Not the blocks' own ranks: those add up to more, a wide layer of rank one would
+        seem to pass one direction per block.
+
+        A convolution kernel counts as the matrix from its patch (height x width x channels in) to
+        its channels out, at one position; a vector as the diagonal matrix that scales by it.
         """
-        ranks = [
-            _cell_ranks(layer, self.params[layer.path])
-            if isinstance(layer, GridLayer)
-            else _layer_ranks(layer, self.params[layer.path])
-            for layer in self._layout.layers
-        ]
-        return jnp.concatenate(ranks) if ranks else jnp.zeros(0, jnp.float32)
+        layers = self._layout.layers
+        if not layers:
+            return jnp.zeros(0, jnp.float32)
+        ranks = jnp.stack([_layer_rank(layer, self.params[layer.path]) for layer in layers])
+        of_block = self._layout.block_layer
+        energies = jnp.square(self.parameter_norms)
+        whole = jax.ops.segment_sum(energies, of_block, len(layers), indices_are_sorted=True)
+        return ranks[of_block] * energies / jnp.maximum(whole, _TINY)[of_block]
 
 
 def effective_rank(matrix: jax.Array) -> jax.Array:
@@ -105,59 +110,22 @@ def effective_rank(matrix: jax.Array) -> jax.Array:
     Returns:
         f32[].
     """
-    return _ranks_of_gram(_gram(matrix if matrix.shape[1] <= matrix.shape[0] else matrix.T))
+    if matrix.shape[1] > matrix.shape[0]:
+        matrix = matrix.T
+    gram = jnp.matmul(matrix.conj().T, matrix, precision=jax.lax.Precision.HIGHEST)
+    largest = jnp.maximum(jnp.diagonal(gram).real.max(), _TINY)
+    trace = jnp.trace(gram / largest).real
+    return jnp.square(trace) / jnp.maximum(jnp.square(jnp.abs(gram / largest)).sum(), _TINY)
 
 
-def _gram(columns: jax.Array) -> jax.Array:
-    return jnp.matmul(columns.conj().T, columns, precision=jax.lax.Precision.HIGHEST)
-
-
-def _ranks_of_gram(gram: jax.Array, starts: tuple[int, ...] = (0,)) -> jax.Array:
-    """Effective rank of each run of columns, f32[len(starts)], or of all, f32[]."""
-    size = len(gram)
-    diagonal = jnp.diagonal(gram).real
-    squares = jnp.square(jnp.abs(gram / jnp.maximum(diagonal.max(), _TINY)))
-    diagonal = diagonal / jnp.maximum(diagonal.max(), _TINY)
-    if len(starts) == 1:
-        traces, norms = diagonal.sum(), squares.sum()
-    else:
-        block = np.repeat(np.arange(len(starts)), np.diff((*starts, size)))
-        traces = jax.ops.segment_sum(diagonal, block, len(starts), indices_are_sorted=True)
-        rows = jax.ops.segment_sum(squares, block, len(starts), indices_are_sorted=True)
-        own = rows[block, np.arange(size)]
-        norms = jax.ops.segment_sum(own, block, len(starts), indices_are_sorted=True)
-    return jnp.square(traces) / jnp.maximum(norms, _TINY)
-
-
-def _layer_ranks(layer: Layer, matrix: jax.Array) -> jax.Array:
-    """The layer's effective rank, shared out to its blocks in proportion to their own.
-
-    Not the blocks' own ranks, which only bound the layer's from above: a wide layer of rank one,
-    cut into 32 blocks, would seem to pass 32 directions.
-    """
-    if jnp.ndim(matrix) < 2:
-        return jnp.ones(layer.num_blocks, jnp.float32)
+def _layer_rank(layer: Layer | GridLayer, matrix: jax.Array) -> jax.Array:
     dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
-    units = jnp.moveaxis(jnp.asarray(matrix).astype(dtype), layer.axes[0][1], -1)
-    units = units.reshape(-1, layer.num_units)  # one column per unit
-    if layer.num_units <= len(units):
-        gram = _gram(units)  # of all units; the blocks' own stand along its diagonal
-        whole, own = _ranks_of_gram(gram), jnp.atleast_1d(_ranks_of_gram(gram, layer.starts))
-    else:
-        # Blocks as one batch: all have the width of the largest, the rest is zero columns.
-        width = np.arange(max(layer.block_sizes))
-        index = np.minimum(np.asarray(layer.starts)[:, None] + width, layer.num_units - 1)
-        is_own = width < np.asarray(layer.block_sizes)[:, None]
-        blocks = jnp.moveaxis(jnp.where(is_own[None], units[:, index], 0), 0, 1)
-        whole = effective_rank(units)
-        own = jax.vmap(lambda columns: _ranks_of_gram(_gram(columns)))(blocks)
-    return whole * own / jnp.maximum(own.sum(), _TINY)
-
-
-def _cell_ranks(layer: GridLayer, matrix: jax.Array) -> jax.Array:
-    """The effective rank of each sub-matrix on its own."""
-    dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
-    return jax.vmap(effective_rank)(layer.cells(jnp.asarray(matrix).astype(dtype)))
+    matrix = jnp.asarray(matrix).astype(dtype)
+    if matrix.ndim < 2:
+        squares = jnp.square(jnp.abs(matrix / jnp.maximum(jnp.abs(matrix).max(), _TINY)))
+        return jnp.square(squares.sum()) / jnp.maximum(jnp.square(squares).sum(), _TINY)
+    units = jnp.moveaxis(matrix, layer.unit_axis, -1)
+    return effective_rank(units.reshape(-1, units.shape[-1]))
 
 
 def rank_within(values: jax.Array, groups: np.ndarray) -> jax.Array:

@@ -34,15 +34,6 @@ class Chunks:
         """1 where an index is in a chunk, f32[num_chunks, size of the axis]."""
         return (np.arange(len(self.names))[:, None] == self.chunk_of).astype(np.float32)
 
-    @functools.cached_property
-    def indices(self) -> np.ndarray:
-        """The indices in each chunk, filled up with the size, i32[num_chunks, largest chunk]."""
-        sizes = np.bincount(self.chunk_of, minlength=len(self.names))
-        padded = np.full((len(self.names), sizes.max(initial=0)), len(self.chunk_of), np.int32)
-        for chunk, row in enumerate(padded):
-            row[: sizes[chunk]] = np.flatnonzero(self.chunk_of == chunk)
-        return padded
-
 
 @dataclass(frozen=True)
 class GridLayer:
@@ -71,6 +62,11 @@ class GridLayer:
     def num_blocks(self) -> int:
         """Number of blocks of the layer."""
         return int(np.prod(self.grid, dtype=np.int64))
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis along which the matrix is taken apart into columns."""
+        return self.sides[-1].axis if self.sides else len(self.shape) - 1
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -122,24 +118,3 @@ class GridLayer:
             cells = jnp.take(cells, side.chunk_of, axis=dim)
             shape[side.axis] = self.shape[side.axis]
         return cells.reshape(shape)
-
-    def cells(self, matrix: jax.Array) -> jax.Array:
-        """Stacks the blocks, filled up with zeros where they are smaller than the largest.
-
-        Args:
-            matrix: the layer's matrix.
-
-        Returns:
-            [num_blocks, rows, columns]: the last side's units are columns, all other axes rows.
-        """
-        for side in self.sides:
-            matrix = jnp.take(
-                jnp.moveaxis(matrix, side.axis, 0), side.indices, axis=0, mode="fill", fill_value=0
-            )
-            matrix = jnp.moveaxis(matrix, (0, 1), (-1, side.axis))  # chunk last, its units in place
-        if not self.sides:
-            return matrix.reshape(1, -1, matrix.shape[-1])
-        count = len(self.sides)
-        matrix = jnp.moveaxis(matrix, range(-count, 0), range(count))
-        units = jnp.moveaxis(matrix, count + self.sides[-1].axis, -1)
-        return units.reshape(self.num_blocks, -1, units.shape[-1])

@@ -67,6 +67,11 @@ class Layer:
         return self.axes[0][0]
 
     @property
+    def unit_axis(self) -> int:
+        """The matrix's axis of output units."""
+        return self.axes[0][1]
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Key paths of the layer's leaves."""
         return tuple(path for path, _ in self.axes)

@@ -20,7 +20,7 @@ _MOST_HTML_LINES = 1000  # more make a notebook slow
 
 @dataclass(frozen=True)
 class CutReport(Sequence[CutRow]):
-    """The rows of all blocks, in forward order, and what is known of the whole; prints as a table.
+    """The rows of all blocks, in natural path order, and what is known of all; prints as a table.
 
     Beyond 40 blocks the table is folded: a layer outside the cut becomes one line (its norm that of
     all its blocks together, its capacity their sum) and, beyond 40 lines, so do neighbours of one
@@ -47,7 +47,7 @@ class CutReport(Sequence[CutRow]):
 
     @property
     def bottlenecks(self) -> tuple[str, ...]:
-        """Names of the layers with a block in the cut, in forward order."""
+        """Names of the layers with a block in the cut, in natural path order."""
         return tuple(dict.fromkeys(row.layer for row in self.rows if row.in_cut))
 
     @property
@@ -209,7 +209,7 @@ def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:
             to `pfn`.
 
     Returns:
-        A sequence of `CutRow`, in forward order; `print` it for a table.
+        A sequence of `CutRow`, in natural path order; `print` it for a table.
 
     Raises:
         ValueError: if no single `PFNState` is found, or it does not fit the parameters.

@@ -32,7 +32,7 @@ from pfn_optax.partition import (
 )
 from pfn_optax.status import Status
 
-DEFAULT_CAPACITY = "effective_rank"
+DEFAULT_CAPACITY = "jacobian_rank"
 
 Side = Literal["source", "sink"]
 

@@ -117,23 +117,32 @@ def test_jacobian_rank_of_a_layer_against_svd_however_it_is_cut():
 
 
 @pytest.mark.parametrize("shape", [(40, 20), (12, 20)], ids=["tall", "wide"])
-def test_shares_are_in_proportion_to_the_blocks_own_rank(shape):
+def test_shares_are_in_proportion_to_the_blocks_energy(shape):
     kernel = jax.random.normal(jax.random.key(3), shape) * jnp.linspace(0.1, 3, 20)
     layout = partition([kernel], block_size=8)
     known = Statistics(jnp.ones(3), layout.leaves([kernel]), layout)
-    own = np.array(
-        [effective_rank(kernel[:, part]) for part in (slice(0, 8), slice(8, 16), slice(16, 20))]
+    energies = np.array(
+        [np.sum(np.square(kernel[:, part])) for part in (slice(8), slice(8, 16), slice(16, 20))]
     )
-    expected = own / own.sum() * float(effective_rank(kernel))
+    expected = energies / energies.sum() * float(effective_rank(kernel))
     np.testing.assert_allclose(known.effective_ranks, expected, rtol=1e-4)
 
 
-def test_a_block_of_less_rank_has_a_smaller_share():
-    kernel = jax.random.normal(jax.random.key(0), (30, 20)).at[:, 10:].set(jnp.ones((30, 1)))
+def test_a_block_that_is_nearly_dead_has_next_to_no_share():
+    kernel = jax.random.normal(jax.random.key(0), (30, 20)).at[:, 10:].multiply(1e-3)
     layout = partition([kernel], block_size=10)
     known = Statistics(jnp.ones(2), layout.leaves([kernel]), layout)
-    full, one = known.effective_ranks
-    np.testing.assert_allclose(full / one, effective_rank(kernel[:, :10]), rtol=1e-4)
+    alive, dead = known.effective_ranks
+    assert alive > 6
+    assert dead < 1e-5
+
+
+def test_a_vector_counts_as_the_diagonal_matrix_that_it_scales_by():
+    vector = jnp.asarray([3.0, 3.0, 3.0, 0.0, 0.0])
+    layout = partition({"scale": vector}, block_size=1)
+    known = Statistics(jnp.ones(5), layout.leaves({"scale": vector}), layout)
+    np.testing.assert_allclose(known.effective_ranks, [1, 1, 1, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(effective_rank(jnp.diag(vector)), 3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-16, 1e-12, 1.0, 1e16])

@@ -165,8 +165,10 @@ class FlowGraph:
 
         Example:
             >>> from pfn_optax import FlowGraph
-            >>> FlowGraph.chain(["conv", "head"]).edges[1]
-            Edge(tail='loss', head='conv', layer='head', capacity=inf)
+            >>> for edge in FlowGraph.chain(["conv", "head"]).edges:
+            ...     print(edge.tail, "->", edge.head, edge.layer)
+            conv -> data conv
+            loss -> conv head
         """
         layers = tuple(layers)
         if not layers:
