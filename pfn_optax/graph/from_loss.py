@@ -246,7 +246,7 @@ def _unreached_warning(unreached: tuple[str, ...]) -> list[str]:
     if not unreached:
         return []
     return [
-        f"the loss does not depend on {_listed(unreached)}: no gradient reaches them. Leave them "
+        f"the loss does not depend on {listed(unreached)}: no gradient reaches them. Leave them "
         "out of the optimizer (optax.masked, optax.partition), or use them in the model."
     ]
 
@@ -254,21 +254,21 @@ def _unreached_warning(unreached: tuple[str, ...]) -> list[str]:
 def _rule_warnings(rules: GraphRules, found: Skeleton) -> list[str]:
     texts = []
     if rules.raveled:
-        names = _listed(sorted("/".join(path) or "params" for path in rules.raveled))
+        names = listed(sorted("/".join(path) or "params" for path in rules.raveled))
         texts.append(
             f"{names} is a vector that the model cuts into matrices: its layers cannot be told "
             "apart. Pass the tree that it was raveled from, and ravel inside the loss."
         )
     for primitive, scope, layers in dict.fromkeys(rules.opaque):
         place = f" in {scope}" if scope else ""
-        entering = _listed(["/".join(path) for path in layers])
+        entering = listed(["/".join(path) for path in layers])
         what = f", which {entering} enter{'s' if len(layers) == 1 else ''}" if layers else ""
         texts.append(
             f"{primitive}{place} cannot be looked into{what}: its outputs are taken to depend on "
             "all of its inputs. Trace the loss with a plain JAX version of it for a truer graph."
         )
     if found.bypassing:
-        names = _listed([_argument(path) for path in found.bypassing])
+        names = listed([_argument(path) for path in found.bypassing])
         texts.append(
             f"{names} also reaches the loss through no layer (an identity around the model, or an "
             "input that is its own target): that path is left out, since no parameter is on it."
@@ -287,7 +287,7 @@ def _nan_warnings(params: Any, args: tuple[Any, ...]) -> list[str]:
     if not names:
         return []
     return [
-        f"{_listed(names)} holds NaN: the graph reads shapes only and stands, but training from "
+        f"{listed(names)} holds NaN: the graph reads shapes only and stands, but training from "
         "here will not. Look for the operation that made it (jax.debug_nans)."
     ]
 
@@ -302,6 +302,7 @@ def _argument(path: Path) -> str:
     return "/".join((f"args[{int(number) - 1}]" if number.isdigit() else number, *rest))
 
 
-def _listed(names: Sequence[str], limit: int = 5) -> str:
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Quotes the first few of many names."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from pfn_optax.graph.flow_graph import FlowGraph
-from pfn_optax.graph.from_loss import GraphWarning, draw, node_names
+from pfn_optax.graph.from_loss import GraphWarning, draw, listed, node_names
 from pfn_optax.graph.refine import grids, refined
-from pfn_optax.partition import partition
+from pfn_optax.graph.skeleton import Skeleton
+from pfn_optax.partition import Partition, partition
 from pfn_optax.paths import Path, names_of
 from pfn_optax.units import UnitSpec, unit_spec
 
@@ -46,7 +47,7 @@ def unit_graph(
         TypeError: if an argument is not an array.
 
     Warns:
-        GraphWarning: as `graph_from_loss`.
+        GraphWarning: as `graph_from_loss`, and for hidden units that are tied to their order.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -72,9 +73,10 @@ def unit_graph(
     layout, pieces = grids(rows, drawn.skeleton, spec, block_size=block_size, num_blocks=num_blocks)
     names = node_names(drawn.skeleton, {layer.path: layer.name for layer in rows.layers})
     edges = refined(drawn.skeleton, names, layout, pieces)
-    for text in drawn.warnings:
+    texts = (*drawn.warnings, *spec.warnings, *_whole_warning(drawn.skeleton, layout))
+    for text in texts:
         warnings.warn(text, GraphWarning, stacklevel=2)
-    return FlowGraph(edges, layout=layout, warnings=drawn.warnings, unreached=drawn.unreached)
+    return FlowGraph(edges, layout=layout, warnings=texts, unreached=drawn.unreached)
 
 
 def _spec(
@@ -104,6 +106,25 @@ def _spec(
         return result[0] if has_aux else result
 
     return unit_spec(function, {"held": free, "params": params}, *fixed, check=False)
+
+
+def _whole_warning(skeleton: Skeleton, layout: Partition) -> list[str]:
+    """Names the matrices between hidden values that are not cut on both sides."""
+    whole: dict[str, None] = {}
+    for link in skeleton.links:
+        if link.use:
+            grid = layout.grids[link.use.path]
+            num_sides = (link.tail != skeleton.source) + (link.head != skeleton.sink)
+            if len(grid.sides) < min(num_sides, sum(size > 1 for size in grid.shape)):
+                whole[grid.name] = None
+    if not whole:
+        return []
+    return [
+        f"the hidden units at {listed(list(whole))} are tied to their order, so they stay in one "
+        "piece: something with an entry per unit is no parameter and no argument (positions by a "
+        "formula, a fixed projection), or an operation has no rule. Pass it as an argument of the "
+        "loss, or use graph_from_loss."
+    ]
 
 
 def _is_inexact(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ import warnings
 
 import igraph
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,3 +67,23 @@ def test_every_matrix_between_hidden_units_is_cut_on_both_sides(name):
     ends = {edge.layer for edge in layers.edges if "data" in edge[:2] or "loss" in edge[:2]}
     inner = [grid for grid in units.layout.grids.values() if grid.name not in ends]
     assert [grid.name for grid in inner if len(grid.sides) < 2] == []
+
+
+def test_no_model_of_the_zoo_has_units_tied_to_their_order():
+    for name in SMALL:
+        assert not [text for text in graphs(name, 2)[1].warnings if "tied to their order" in text]
+
+
+def test_units_tied_to_their_order_are_named():
+    """Sinusoidal positions differ from channel to channel and cannot be permuted."""
+    waves = np.sin(np.outer(np.arange(5), np.arange(4))).astype(np.float32)
+
+    def loss(params, tokens):
+        x = params["embed"][tokens] + waves
+        return jnp.sum(jax.nn.relu(x @ params["up"]) @ params["head"])
+
+    shapes = {"embed": (7, 4), "up": (4, 6), "head": (6, 2)}
+    params = {key: jnp.ones(shape) for key, shape in shapes.items()}
+    with pytest.warns(GraphWarning, match=r"units at 'embed', 'up' are tied to their order"):
+        graph = unit_graph(loss, params, jnp.ones((3, 5), int), block_size=2)
+    assert {node for node in graph.nodes if "[" in node} == {"up[0:2]", "up[2:4]", "up[4:6]"}
