@@ -294,7 +294,9 @@ def _nan_warnings(params: Any, args: tuple[Any, ...]) -> list[str]:
 
 def _has_nan(leaf: Any) -> bool:
     is_concrete = isinstance(leaf, (jax.Array, np.ndarray, float)) and not isinstance(leaf, Tracer)
-    return is_concrete and _is_inexact(jnp.result_type(leaf)) and bool(jnp.isnan(leaf).any())
+    if not (is_concrete and _is_inexact(jnp.result_type(leaf))):
+        return False
+    return bool(np.isnan(np.asarray(leaf)).any())  # on the host: also within a jitted function
 
 
 def _argument(path: Path) -> str:

@@ -463,3 +463,20 @@ def test_a_matrix_and_its_transpose_together_are_one_layer():
     params = {"w": jnp.ones((3, 3)), "head": jnp.ones((3, 2))}
     graph = graph_from_loss(loss, params, jnp.ones((4, 3)))
     assert sorted(edge.layer for edge in graph.edges) == ["head", "w"]
+
+
+def test_a_graph_can_be_drawn_inside_of_a_jitted_function():
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones((2, 1), jnp.bfloat16)}
+
+    def loss(params, x):
+        return jnp.sum(jax.nn.relu(x @ params["a"]) @ params["b"].astype(jnp.float32))
+
+    drawn = []
+
+    @jax.jit
+    def step(x):
+        drawn.append(graph_from_loss(loss, params, x))
+        return loss(params, x)
+
+    step(jnp.ones((4, 3)))
+    assert drawn == [graph_from_loss(loss, params, jnp.ones((4, 3)))]
