@@ -5,6 +5,7 @@ The Parameter Flow Network:
 - `pfn`: an optax transformation that amplifies the gradients of the bottleneck blocks.
 - `with_pfn`: the same around an optimizer, acting on its updates.
 - `PFNState`, `Status`, `raise_for_status`: what it knows, readable at any step.
+- `flow_value`: the maximum flow as a differentiable function of the parameters.
 - `cut_report`, `draw_flow`, `flow_html`: that state as a table, a picture, an interactive page.
 
 The parts under it:
@@ -18,6 +19,7 @@ The parts under it:
 
 from pfn_optax.drawing import draw_flow, flow_html
 from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
+from pfn_optax.flow_value import flow_value
 from pfn_optax.graph import Edge, FlowGraph, GraphWarning, graph_from_loss, unit_graph
 from pfn_optax.report import CutReport, CutRow, cut_report
 from pfn_optax.status import DiagnosisError, Status, raise_for_status
@@ -40,6 +42,7 @@ __all__ = [
     "cut_report",
     "draw_flow",
     "flow_html",
+    "flow_value",
     "graph_from_loss",
     "max_flow",
     "pfn",

@@ -33,28 +33,38 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Statistics:
-    """What a capacity rule may ask about the blocks; computed when asked for.
-
-    Attributes:
-        gradient_norms: f32[num_blocks], EMA of the L2 norm of the raw gradient.
-    """
+    """What a capacity rule may ask about the blocks; computed when asked for."""
 
     def __init__(
         self,
-        gradient_norms: jax.Array,
+        gradient_norms: jax.Array | None,
         params: dict[Path, jax.Array] | None,
         layout: Partition,
     ):
         """Holds the EMA norms and the parameters they belong to.
 
         Args:
-            gradient_norms: f32[num_blocks].
+            gradient_norms: f32[num_blocks], or None where no gradient is known.
             params: `layout.leaves(params)`, or None where `update` was called without parameters.
             layout: the partition.
         """
-        self.gradient_norms = gradient_norms
+        self._gradient_norms = gradient_norms
         self._params = params
         self._layout = layout
+
+    @property
+    def gradient_norms(self) -> jax.Array:
+        """EMA of the L2 norm of each block's raw gradient, f32[num_blocks].
+
+        Raises:
+            ValueError: if no gradient is known.
+        """
+        if self._gradient_norms is None:
+            raise ValueError(
+                "this capacity reads gradients, got none: pass gradients=, or choose one that "
+                "reads parameters only ('effective_rank', 'jacobian_rank')."
+            )
+        return self._gradient_norms
 
     @property
     def params(self) -> dict[Path, jax.Array]:
@@ -73,7 +83,7 @@ class Statistics:
     @functools.cached_property
     def parameter_norms(self) -> jax.Array:
         """L2 norm of each block's parameters, f32[num_blocks]."""
-        return jnp.sqrt(block_energies(self._layout, self.params))
+        return roots(block_energies(self._layout, self.params))
 
     @functools.cached_property
     def effective_ranks(self) -> jax.Array:
@@ -92,9 +102,9 @@ class Statistics:
             return jnp.zeros(0, jnp.float32)
         ranks = jnp.stack([_layer_rank(layer, self.params[layer.path]) for layer in layers])
         of_block = self._layout.block_layer
-        energies = jnp.square(self.parameter_norms)
+        energies = block_energies(self._layout, self.params)
         whole = jax.ops.segment_sum(energies, of_block, len(layers), indices_are_sorted=True)
-        return ranks[of_block] * energies / jnp.maximum(whole, _TINY)[of_block]
+        return ranks[of_block] * _ratio(energies, whole[of_block])
 
 
 def effective_rank(matrix: jax.Array) -> jax.Array:
@@ -113,19 +123,42 @@ def effective_rank(matrix: jax.Array) -> jax.Array:
     if matrix.shape[1] > matrix.shape[0]:
         matrix = matrix.T
     gram = jnp.matmul(matrix.conj().T, matrix, precision=jax.lax.Precision.HIGHEST)
-    largest = jnp.maximum(jnp.diagonal(gram).real.max(), _TINY)
-    trace = jnp.trace(gram / largest).real
-    return jnp.square(trace) / jnp.maximum(jnp.square(jnp.abs(gram / largest)).sum(), _TINY)
+    gram = gram / _scale(jnp.diagonal(gram).real)
+    return _ratio(jnp.square(jnp.trace(gram).real), jnp.square(jnp.abs(gram)).sum())
 
 
 def _layer_rank(layer: Layer | GridLayer, matrix: jax.Array) -> jax.Array:
     dtype = jnp.complex64 if jnp.iscomplexobj(matrix) else jnp.float32
     matrix = jnp.asarray(matrix).astype(dtype)
     if matrix.ndim < 2:
-        squares = jnp.square(jnp.abs(matrix / jnp.maximum(jnp.abs(matrix).max(), _TINY)))
-        return jnp.square(squares.sum()) / jnp.maximum(jnp.square(squares).sum(), _TINY)
+        squares = jnp.square(jnp.abs(matrix / _scale(jnp.abs(matrix))))
+        return _ratio(jnp.square(squares.sum()), jnp.square(squares).sum())
     units = jnp.moveaxis(matrix, layer.unit_axis, -1)
     return effective_rank(units.reshape(-1, units.shape[-1]))
+
+
+def roots(energies: jax.Array) -> jax.Array:
+    """Square roots whose derivative at 0 is 0, not infinite: a dead block must not make NaNs.
+
+    Args:
+        energies: f32[n], not negative.
+
+    Returns:
+        f32[n].
+    """
+    is_positive = energies > 0
+    return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, energies, 1.0)), 0.0)
+
+
+def _scale(sizes: jax.Array) -> jax.Array:
+    """The largest size, to divide by; a constant, since it cancels in every use, slopes too."""
+    return jax.lax.stop_gradient(jnp.maximum(sizes.max(), _TINY))
+
+
+def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """Returns part / whole, and 0 with derivative 0 where the whole is 0."""
+    is_positive = whole >= _TINY
+    return jnp.where(is_positive, part / jnp.where(is_positive, whole, 1.0), 0.0)
 
 
 def rank_within(values: jax.Array, groups: np.ndarray) -> jax.Array:
@@ -174,6 +207,27 @@ class CapacityRule(NamedTuple):
     moment: int = 1
     counts_directions: bool = False
     per_position: bool = False
+
+    def block_capacities(self, known: Statistics, layout: Partition) -> jax.Array:
+        """Applies the function and checks its shape.
+
+        Args:
+            known: the statistics of the blocks.
+            layout: the partition.
+
+        Returns:
+            f32[num_blocks].
+
+        Raises:
+            ValueError: if the function returns another shape, or reads what is not known.
+        """
+        capacities = self.function(known, layout)
+        if jnp.shape(capacities) != (layout.num_blocks,):
+            raise ValueError(
+                f"a capacity must return one number per block, shape ({layout.num_blocks},), "
+                f"got shape {jnp.shape(capacities)}."
+            )
+        return jnp.asarray(capacities).astype(jnp.float32)
 
 
 def _relative(statistics: Statistics, _: Partition) -> jax.Array:

@@ -168,7 +168,7 @@ def snapshot(
     # Leaves may be wrapped in variables of `nnx.Optimizer`.
     arrays: list[Any] = [np.asarray(jax.tree.leaves(leaf)[0]) for leaf in found[0]]
     host = PFNState(*arrays)
-    layout = _layout_of(
+    layout = layout_of(
         graph, params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
     )
     if host.pfn_norms.ndim != 1:
@@ -186,7 +186,20 @@ def snapshot(
     return Snapshot(host, layout, bound, capacity_rule(capacity))
 
 
-def _layout_of(graph: FlowGraph | None, params: Any, **options: Any) -> Partition:
+def layout_of(graph: FlowGraph | None, params: Any, **options: Any) -> Partition:
+    """The blocks that a graph brings, or else those that the options make.
+
+    Args:
+        graph: as given to `pfn`.
+        params: the parameter tree.
+        **options: `block_size`, `num_blocks`, `output_axis`; None where not given.
+
+    Returns:
+        The partition.
+
+    Raises:
+        ValueError: if block options stand beside a graph that brings its own blocks.
+    """
     if graph is None or graph.layout is None:
         return partition(params, **options)
     given = {name: value for name, value in options.items() if value is not None}

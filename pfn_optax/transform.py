@@ -455,13 +455,8 @@ def _diagnose(
     """Capacities, maximum flow, cut, persistence, multipliers: the study's sections 3.2 to 3.5."""
     bound = options.bound(layout)
     rule = capacity_rule(options.capacity)
-    capacities = rule.function(Statistics(state.pfn_norms, params, layout), layout)
-    if jnp.shape(capacities) != (layout.num_blocks,):
-        raise ValueError(
-            f"a capacity must return one number per block, shape ({layout.num_blocks},), "
-            f"got shape {jnp.shape(capacities)}."
-        )
-    capacities = jnp.asarray(capacities).astype(jnp.float32)
+    known = Statistics(state.pfn_norms, params, layout)
+    capacities = rule.block_capacities(known, layout)
     on_edges = bound.edge_capacities(capacities, rule)
     result = max_flow(bound.network, on_edges, side=options.side)
     status = jnp.select(
