@@ -11,6 +11,7 @@ from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted
 from experiments.pfn import PFNExperiment
 from experiments.planted import PlantedExperiment
+from experiments.regularise import RegulariseExperiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class PrepareData:
 Command = (
     Annotated[PFNExperiment, tyro.conf.subcommand("pfn")]
     | Annotated[PlantedExperiment, tyro.conf.subcommand("planted")]
+    | Annotated[RegulariseExperiment, tyro.conf.subcommand("regularise")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 
