@@ -404,21 +404,28 @@ def _observe(
 
     # What a diagnosis decides is piecewise constant: no derivative goes through it.
     params, state = jax.lax.stop_gradient((params, state))
-    diagnose = functools.partial(_diagnose, options, layout, numbers, params)
-    return _when((phase == 0) & is_finite, diagnose, state)
+    diagnose = functools.partial(_diagnose, options, layout, numbers)
+    return _when((phase == 0) & is_finite, diagnose, params, state)
 
 
-def _when(is_due: jax.Array, function: Callable[[PFNState], PFNState], state: PFNState) -> PFNState:
-    """Applies a function if it is due, as a loop of one round or none.
+def _when(
+    is_due: jax.Array,
+    function: Callable[[dict[Path, jax.Array] | None, PFNState], PFNState],
+    params: dict[Path, jax.Array] | None,
+    state: PFNState,
+) -> PFNState:
+    """Applies a function of (params, state) if it is due, as a loop of one round or none.
 
     A `lax.cond` would become a select under `vmap` and run the function at every step; a loop runs
     it only when it is due for any of the batch.
     """
-    return jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(is_due), function(carry[1])),
-        (is_due, state),
-    )[1]
+
+    def once(carry):
+        # The barrier ties the parameters to the carry. Else XLA moves what depends on them alone
+        # (the ranks) out of the loop under `vmap`, to where it runs at every step.
+        return jnp.zeros_like(is_due), function(*jax.lax.optimization_barrier((params, carry[1])))
+
+    return jax.lax.while_loop(lambda carry: carry[0], once, (is_due, state))[1]
 
 
 def _measure(

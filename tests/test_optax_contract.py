@@ -154,6 +154,16 @@ def test_under_vmap_nothing_is_diagnosed_between_diagnoses():
     assert len(runs) == 2 * 2  # two diagnoses of two models
 
 
+def test_under_vmap_ranks_are_computed_in_the_diagnosis_alone():
+    """XLA moves work out of a loop if nothing in the loop's carry goes into it."""
+    optimizer = pfn(capacity="jacobian_rank", every=3)
+    batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), PARAMS)
+    update = jax.jit(jax.vmap(optimizer.update))
+    text = update.lower(batch, jax.vmap(optimizer.init)(batch), batch).compile().as_text()
+    assert " dot(" in text
+    assert " dot(" not in text[text.index("\nENTRY ") :]
+
+
 @every_form
 def test_gradients_go_through_a_step(form):
     """Meta-gradients: the multipliers are piecewise constant, so they are those of a scaling."""
