@@ -21,6 +21,8 @@ lint: $(VENV)/.has-dev
 bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.solver --json benchmarks/results/solver.json
 	$(RUN) -m benchmarks.overhead --json benchmarks/results/overhead.json
+	$(RUN) -m benchmarks.batches --json benchmarks/results/batches.json
+	$(RUN) -m benchmarks.tables
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

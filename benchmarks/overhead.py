@@ -28,6 +28,7 @@ import optax
 import tyro
 from flax import nnx
 
+from benchmarks import tables
 from experiments.models import build
 from pfn_optax import pfn
 
@@ -133,34 +134,19 @@ def main(config: Config) -> None:
     }
     updates = interleaved_medians(functions, config.repeats)
     whole = interleaved_medians({"step": step}, max(5, config.repeats // 4))["step"]
-    plain = updates["sgd"]
     num_params = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
-    print(
-        f"ResNet, {num_params:,} parameters, batch {config.batch_size}, "
-        f"{jax.devices()[0].device_kind}; training step {1e3 * whole:.1f} ms\n"
-    )
-    print("| update | ms | cost beyond SGD, ms | share of a training step |")
-    print("| --- | --- | --- | --- |")
-    for name, seconds in updates.items():
-        cost = seconds - plain
-        print(f"| {name} | {1e3 * seconds:.3f} | {1e3 * cost:.3f} | {cost / whole:.3%} |")
-    print()
-    other, diagnosing = updates["pfn, other steps"], updates["pfn, diagnosing step"]
-    amortised = ((EVERY - 1) * other + diagnosing) / EVERY - plain
-    ratio = other / updates["clip_by_global_norm"]
-    print(f"amortised at N = {EVERY}: {1e3 * amortised:.3f} ms, {amortised / whole:.3%} of a step")
-    print(f"other step beside clip_by_global_norm: {ratio:.2f}x")
+    record = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "num_params": int(num_params),
+        "batch_size": config.batch_size,
+        "every": EVERY,
+        "step_seconds": whole,
+        "update_seconds": updates,
+    }
+    print(tables.overhead(record))
     if config.json:
-        record = {
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-            "num_params": int(num_params),
-            "batch_size": config.batch_size,
-            "step_seconds": whole,
-            "update_seconds": updates,
-            "amortised_share": amortised / whole,
-        }
         config.json.write_text(json.dumps(record, indent=2) + "\n")
 
 

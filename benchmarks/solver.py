@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import tables
 from pfn_optax.flow import FlowNetwork, max_flow
 from pfn_optax.flow.layout import layout_of
 from pfn_optax.flow.reduce import reduction_of
@@ -287,23 +288,6 @@ def measure(name: str, repeats: int) -> Row:
     )
 
 
-def print_table(rows: list[Row]) -> None:
-    """Prints the rows in Markdown."""
-    solvers = list(dict.fromkeys(name for row in rows for name in row.milliseconds))
-    header = ["graph", "edges", "core", *(f"{name}, ms" for name in solvers)]
-    header += ["ours in a batch of 8, ms", "rounds", "compile, s", "arrays, bytes per edge"]
-    print("| " + " | ".join(header) + " |")
-    print("| " + " | ".join("---" for _ in header) + " |")
-    for row in rows:
-        cells = [row.graph, str(row.num_edges), str(row.num_core_edges)]
-        cells += [
-            f"{row.milliseconds[name]:.3g}" if name in row.milliseconds else "-" for name in solvers
-        ]
-        cells += [f"{row.batch_milliseconds:.3g}", str(row.rounds), f"{row.compile_seconds:.2f}"]
-        cells += [f"{row.bytes_per_edge:.0f}"]
-        print("| " + " | ".join(cells) + " |")
-
-
 def main() -> None:
     """Measures, prints and optionally writes the table."""
     parser = argparse.ArgumentParser(description="Times maximum-flow solvers.")
@@ -312,10 +296,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=GRAPHS, help="measure these graphs only")
     arguments = parser.parse_args()
     rows = [measure(name, arguments.repeats) for name in arguments.only or GRAPHS]
-    print_table(rows)
+    records = [row._asdict() for row in rows]
+    print(tables.solver(records))
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump([row._asdict() for row in rows], file, indent=2)
+            json.dump(records, file, indent=2)
 
 
 if __name__ == "__main__":
