@@ -85,6 +85,46 @@ class Layer:
         """Number of units in each block."""
         return tuple(np.diff((*self.starts, self.num_units)).tolist())
 
+    @functools.cached_property
+    def block_of_unit(self) -> np.ndarray:
+        """Number within the layer of each output unit's block, i32[num_units]."""
+        return np.repeat(np.arange(self.num_blocks, dtype=np.int32), self.block_sizes)
+
+    def energies(self, squares: jax.Array, axis: int) -> jax.Array:
+        """Adds up the entries of each block in one leaf.
+
+        Leaf by leaf, and down to blocks before anything is joined: where leaves are sharded, each
+        device then adds up what it holds, and the small sums are all that is exchanged.
+
+        Args:
+            squares: f32, a leaf of the layer with its entries squared.
+            axis: the leaf's axis of output units.
+
+        Returns:
+            f32[num_blocks].
+        """
+        units = squares.sum(tuple(a for a in range(squares.ndim) if a != axis)).reshape(-1)
+        return jax.ops.segment_sum(
+            units, self.block_of_unit, self.num_blocks, indices_are_sorted=True
+        )
+
+    def spread(self, values: jax.Array, shape: Shape, axis: int) -> jax.Array:
+        """Gives every entry of a leaf the value of its block.
+
+        Args:
+            values: f32[num_blocks].
+            shape: shape of the leaf.
+            axis: its axis of output units.
+
+        Returns:
+            f32, in a shape that broadcasts against the leaf.
+        """
+        if not shape:
+            return values.reshape(())
+        broadcast = [1] * len(shape)
+        broadcast[axis] = self.num_units
+        return values[self.block_of_unit].reshape(broadcast)
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -110,31 +150,19 @@ class Partition:
         return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     @functools.cached_property
-    def rows(self) -> tuple[Layer, ...]:
-        """The layers that are cut into rows of output units."""
-        return tuple(layer for layer in self.layers if isinstance(layer, Layer))
-
-    @functools.cached_property
     def grids(self) -> dict[Path, GridLayer]:
         """The layers that are cut into sub-matrices, by the path of the matrix."""
         return {layer.path: layer for layer in self.layers if isinstance(layer, GridLayer)}
 
     @functools.cached_property
-    def unit_block(self) -> np.ndarray:
-        """Index of the block of each output unit of the layers in rows, i32[num_units in all]."""
-        blocks = [np.arange(layer.blocks.start, layer.blocks.stop) for layer in self.rows]
-        sizes = [size for layer in self.rows for size in layer.block_sizes]
-        return np.repeat(np.concatenate([*blocks, np.zeros(0, int)]).astype(np.int32), sizes)
-
-    @functools.cached_property
-    def leaf_units(self) -> dict[Path, tuple[int, slice]]:
-        """For each leaf in rows, its unit axis and its layer's units among all units."""
-        found, first = {}, 0
-        for layer in self.rows:
-            units = slice(first, first + layer.num_units)
-            found |= {path: (axis, units) for path, axis in layer.axes}
-            first = units.stop
-        return found
+    def row_leaves(self) -> dict[Path, tuple[Layer, int]]:
+        """For each leaf that is cut into rows, its layer and its axis of output units."""
+        return {
+            path: (layer, axis)
+            for layer in self.layers
+            if isinstance(layer, Layer)
+            for path, axis in layer.axes
+        }
 
     @functools.cached_property
     def paths(self) -> frozenset[Path]:
@@ -345,18 +373,14 @@ def block_energies(layout: Partition, leaves: dict[Path, jax.Array]) -> jax.Arra
     Returns:
         f32[num_blocks].
     """
-    per_unit = [jnp.zeros(0, jnp.float32)]
-    for layer in layout.rows:
-        units = jnp.zeros(layer.num_units, jnp.float32)
-        for path, axis in layer.axes:
-            units += _unit_energies(leaves[path], axis)
-        per_unit.append(units)
-    energies = jax.ops.segment_sum(
-        jnp.concatenate(per_unit), layout.unit_block, layout.num_blocks, indices_are_sorted=True
-    )
-    for path, grid in layout.grids.items():
-        energies = energies.at[grid.blocks].set(grid.energies(_energy(leaves[path])))
-    return energies
+    per_layer = [jnp.zeros(0, jnp.float32)]
+    for layer in layout.layers:
+        if isinstance(layer, GridLayer):
+            per_layer.append(layer.energies(_energy(leaves[layer.path])))
+        else:
+            by_leaf = [layer.energies(_energy(leaves[path]), axis) for path, axis in layer.axes]
+            per_layer.append(sum(by_leaf, start=jnp.zeros(layer.num_blocks)))
+    return jnp.concatenate(per_layer)
 
 
 def unblocked_energy(layout: Partition, tree: Any) -> jax.Array:
@@ -376,11 +400,6 @@ def _energy(x: jax.Array) -> jax.Array:
     return jnp.square(x.astype(jnp.float32))
 
 
-def _unit_energies(leaf: jax.Array, axis: int) -> jax.Array:
-    squares = _energy(leaf)
-    return squares.sum(tuple(a for a in range(squares.ndim) if a != axis)).reshape(-1)
-
-
 def scale_blocks(
     layout: Partition, tree: Any, multipliers: jax.Array, rest: jax.Array | float = 1.0
 ) -> Any:
@@ -395,15 +414,11 @@ def scale_blocks(
     Returns:
         A tree like `tree`, with the same dtypes.
     """
-    per_unit = multipliers[layout.unit_block]
 
     def scale(path: Path, leaf: Any) -> Any:
-        if path in layout.leaf_units:
-            axis, units = layout.leaf_units[path]
-            shape = [1] * jnp.ndim(leaf)
-            if shape:
-                shape[axis] = -1
-            return _multiply(leaf, per_unit[units].reshape(shape))
+        if path in layout.row_leaves:
+            layer, axis = layout.row_leaves[path]
+            return _multiply(leaf, layer.spread(multipliers[layer.blocks], jnp.shape(leaf), axis))
         if grid := layout.grids.get(path):
             return _multiply(leaf, grid.spread(multipliers[grid.blocks]))
         if isinstance(rest, jax.Array) and "/".join(path) in layout.unblocked:
