@@ -1,5 +1,6 @@
 """One run, epoch by epoch: train, record, checkpoint; resumed exactly where it was left."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,8 @@ def train(
         checkpoint_seconds: Seconds between checkpoints.
         description: Title of the progress bar.
 
+    With several processes, all call this alike and the first one writes the logs.
+
     Raises:
         Interrupted: If the user asked to stop; a checkpoint has been written.
     """
@@ -51,8 +54,11 @@ def train(
     checkpoints = Checkpoints(folder / "checkpoints")
     initial = trainer.init(seed)
     state, position = checkpoints.restore(initial) or (initial, Position())
-    log = runs.MetricsLog(folder, keep_bytes=position.metrics_bytes)
-    timings = runs.LineLog(folder / "timings.jsonl")
+    devices = trainer.network.devices
+    log, timings = runs.NoLog(), runs.NoLog()
+    if devices.is_main:
+        log = runs.MetricsLog(folder, keep_bytes=position.metrics_bytes)
+        timings = runs.LineLog(folder / "timings.jsonl")
     step = position.epoch * steps_per_epoch + position.batch
     last_saved = time.monotonic()
 
@@ -61,7 +67,13 @@ def train(
         checkpoints.save(step, state, Position(metrics_bytes=log.num_bytes, **where))
         last_saved = time.monotonic()
 
-    bar = tqdm(total=epochs * steps_per_epoch, initial=step, desc=description, unit=" steps")
+    bar = tqdm(
+        total=epochs * steps_per_epoch,
+        initial=step,
+        desc=description,
+        unit=" steps",
+        disable=not devices.is_main,
+    )
     with interrupts.deferred() as stop, bar, log, timings, checkpoints:
         while not position.finished:
             started = time.monotonic()
@@ -85,10 +97,12 @@ def train(
                 bar.update()
                 if diagnoses is not None and diagnoses.is_due(step):
                     log.write(diagnoses.record(state, step=step))
-                if stop.received or time.monotonic() - last_saved > checkpoint_seconds:
+                is_time = time.monotonic() - last_saved > checkpoint_seconds
+                stopping, saving = devices.any_process(stop.received is not None, is_time)
+                if stopping or saving:
                     save(epoch=epoch, batch=batch + 1)
-                if stop.received:
-                    raise interrupts.Interrupted(stop.received)
+                if stopping:
+                    raise interrupts.Interrupted(stop.received or signal.SIGTERM)
 
             trained = time.monotonic()
             train_loss = float(state.loss_sum) / steps_per_epoch
@@ -117,12 +131,13 @@ def train(
                 }
             )
             bar.set_postfix(loss=f"{train_loss:.3f}", accuracy=f"{test_accuracy:.3f}")
-            if not is_finite:
+            if not is_finite and devices.is_main:
                 message = f"{description}: loss not finite in epoch {epoch + 1}, run ended"
                 tqdm.write(message, file=sys.stderr)
             finished = not is_finite or epoch + 1 == epochs
             position = Position(epoch=epoch + 1, metrics_bytes=log.num_bytes, finished=finished)
         checkpoints.save(step, state, position)
-        runs.write_json(folder / "finished.json", {"epochs": position.epoch, "step": step})
+        if devices.is_main:
+            runs.write_json(folder / "finished.json", {"epochs": position.epoch, "step": step})
         if stop.received:
             raise interrupts.Interrupted(stop.received)

@@ -47,7 +47,8 @@ def measure(
                 if arm != "plain":
                     # Each step gets a counter of its own: the step before gave its buffers away.
                     counter = np.int32(every - 1 if is_diagnosing else 0)
-                    opt_state = optax.tree.set(state.opt_state, pfn_step=jax.device_put(counter))
+                    counter = trainer.network.devices.replicate(counter)
+                    opt_state = optax.tree.set(state.opt_state, pfn_step=counter)
                     state = state._replace(opt_state=opt_state)
                 jax.block_until_ready(state)
                 started = time.perf_counter()

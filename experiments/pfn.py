@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
+
 from experiments import comparison, overhead, plots, runs
 from experiments.checkpoints import Checkpoints
 from experiments.data import DatasetName, load
+from experiments.devices import Devices, connect
 from experiments.diagnoses import DiagnosisReader
 from experiments.epochs import train
 from experiments.errors import UsageError
 from experiments.graphs import GraphName, flow_options
 from experiments.models import Scenario
 from experiments.optimizers import Arm, default_learning_rate, make_optimizer, wrap
-from experiments.training import Network, Trainer
+from experiments.training import Network, Trainer, TrainState
 from pfn_optax import draw_flow, flow_html
 from pfn_optax.transform import DEFAULT_CAPACITY
 
@@ -25,6 +28,12 @@ _DEFAULTS = {
     "cifar10": {"epochs": 20, "batch_size": 128, "block_size": 8, "augment": True},
     "cifar100": {"epochs": 30, "batch_size": 128, "block_size": 8, "augment": True},
 }
+
+# What changes no result beyond rounding: a run may be resumed on other devices.
+_NOT_IN_CONFIG = (
+    *("data_dir", "run_dir", "overwrite", "checkpoint_seconds", "overhead_steps"),
+    *("devices", "coordinator", "num_processes", "process_id"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,15 @@ class PFNExperiment:
     """Delete the folder's earlier run first."""
     checkpoint_seconds: float = 30.0
     """Longest stretch of training that an abrupt end can cost."""
+    devices: int | None = None
+    """Devices of each process to split every batch over. Default: one, or all with processes."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to train in several processes: the same command in each, but for its
+    --process-id. They share the run folder, and the first one writes it."""
+    num_processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
     overhead_steps: int = 30
     """Steps of each kind to time at the end; 0 leaves the timing out."""
 
@@ -97,18 +115,31 @@ class PFNExperiment:
 
     def run(self) -> None:
         """Train what is not trained yet, then print and plot the comparison."""
+        devices = connect(
+            self.devices,
+            coordinator=self.coordinator,
+            num_processes=self.num_processes,
+            process_id=self.process_id,
+        )
         config = self._config()
+        if config["batch_size"] % devices.count:
+            raise UsageError(
+                f"batch_size must be a multiple of the {devices.count} devices; "
+                f"got {config['batch_size']}"
+            )
         sizes = {name: config[name] for name in ("block_size", "num_blocks")}
         self._optimizers(config, sizes, every=1)  # reports bad options before any work is done
         name = f"pfn-{self.dataset}-{self.scenario}-{self.optimizer}"
         folder = self.run_dir or Path("runs", name)
         runs.check_run(folder, config, overwrite=self.overwrite)
         if self.overwrite or not (folder / "summary.json").exists():
-            self._complete(folder, config)
+            self._complete(folder, config, devices)
+        if not devices.is_main:
+            return
         print(comparison.text(folder))
         print(f"\nplots: {folder / 'plots'}    curves: tensorboard --logdir {folder.parent}")
 
-    def _complete(self, folder: Path, config: dict[str, Any]) -> None:
+    def _complete(self, folder: Path, config: dict[str, Any], devices: Devices) -> None:
         """Do what is left to do in the run folder; its summary is written last."""
         dataset = load(self.dataset, self.data_dir)
         batch_size = config["batch_size"]
@@ -118,9 +149,11 @@ class PFNExperiment:
                 f"batch_size must be at most the {len(dataset.train_labels)} training images of "
                 f"{self.dataset}; got {batch_size}"
             )
-        runs.open_run(folder, config, overwrite=self.overwrite)
+        if devices.is_main:
+            runs.open_run(folder, config, overwrite=self.overwrite)
+        devices.wait_for_all("run folder")
         every = self.every or max(1, num_steps // 30)
-        network = Network(self.scenario, dataset)
+        network = Network(self.scenario, dataset, devices)
         sizes = {name: config[name] for name in ("block_size", "num_blocks")}
         flow = flow_options(self.graph, network, dataset, **sizes)
         trainers = {
@@ -142,14 +175,17 @@ class PFNExperiment:
         if self.overhead_steps:
             repeats = self.overhead_steps
             times = overhead.measure(trainers, dataset, batch_size, every=every, repeats=repeats)
-            runs.write_json(folder / "overhead.json", times)
-        _draw(folder, trainers, flow | {"capacity": self.capacity})
-        comparison.write_summary(folder)
+            if devices.is_main:
+                runs.write_json(folder / "overhead.json", times)
+        states = _last_states(folder, trainers)
+        if devices.is_main:
+            _draw(folder, states, flow | {"capacity": self.capacity})
+            comparison.write_summary(folder)
 
     def _config(self) -> dict[str, Any]:
         """What determines the results, defaults filled in, as JSON values."""
         config = dataclasses.asdict(self)
-        for name in ("data_dir", "run_dir", "overwrite", "checkpoint_seconds", "overhead_steps"):
+        for name in _NOT_IN_CONFIG:
             del config[name]
         defaults = dict(_DEFAULTS[self.dataset])
         if self.num_blocks is not None:
@@ -178,17 +214,24 @@ class PFNExperiment:
             raise UsageError(str(error)) from error
 
 
-def _draw(folder: Path, trainers: Mapping[str, Trainer], flow: dict[str, Any]) -> None:
-    plots.learning_curves(folder)
+def _last_states(folder: Path, trainers: Mapping[str, Trainer]) -> dict[str, TrainState]:
+    """The state after training of the first seed of each arm with PFN, in host memory."""
+    states = {}
     for arm, trainer in trainers.items():
         if arm == "plain":
             continue
-        plots.cut_heat_map(folder, arm)
         with Checkpoints(folder / arm / "seed-0" / "checkpoints") as checkpoints:
             restored = checkpoints.restore(trainer.init(0))
         if restored is not None:
-            state, _ = restored
-            figure = draw_flow(state.opt_state, state.params, **flow)
-            plots.save(figure, folder / "plots" / f"flow_network-{arm}.png")
-            page = flow_html(state.opt_state, state.params, **flow)
-            (folder / "plots" / f"flow_network-{arm}.html").write_text(page)
+            states[arm] = jax.device_get(restored[0])
+    return states
+
+
+def _draw(folder: Path, states: Mapping[str, TrainState], flow: dict[str, Any]) -> None:
+    plots.learning_curves(folder)
+    for arm, state in states.items():
+        plots.cut_heat_map(folder, arm)
+        figure = draw_flow(state.opt_state, state.params, **flow)
+        plots.save(figure, folder / "plots" / f"flow_network-{arm}.png")
+        page = flow_html(state.opt_state, state.params, **flow)
+        (folder / "plots" / f"flow_network-{arm}.html").write_text(page)

@@ -11,6 +11,7 @@ RUN/ARM/seed-K/events.out.tfevents.*
 ```
 """
 
+import contextlib
 import json
 import math
 import os
@@ -150,6 +151,19 @@ class LineLog:
     def __exit__(self, *exception: object) -> None:
         """Close the file."""
         self.close()
+
+
+class NoLog(contextlib.nullcontext):
+    """What the processes of a run write that are not the first: nothing.
+
+    Attributes:
+        num_bytes: Size of nothing.
+    """
+
+    num_bytes = 0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Drop one record."""
 
 
 class MetricsLog(LineLog):

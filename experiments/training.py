@@ -14,6 +14,7 @@ from flax import nnx
 
 from experiments import models
 from experiments.data import Dataset
+from experiments.devices import Devices
 
 EVALUATION_BATCH = 512
 
@@ -39,12 +40,13 @@ class TrainState(NamedTuple):
 class Network:
     """A scenario's network as pure functions, shared by the arms of a comparison."""
 
-    def __init__(self, scenario: models.Scenario, dataset: Dataset):
+    def __init__(self, scenario: models.Scenario, dataset: Dataset, devices: Devices | None = None):
         """Choose the network.
 
         Args:
             scenario: Its name.
             dataset: Gives image shape, classes and the moments that standardise the images.
+            devices: Where to run. Default: one device.
         """
 
         def build(key: jax.Array) -> nnx.Sequential:
@@ -55,6 +57,7 @@ class Network:
                 rngs=nnx.Rngs(params=key),
             )
 
+        self.devices = devices or Devices()
         self._mean, self._deviation = dataset.channel_moments()
         self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(jax.random.key(0, impl="rbg"))))
         self.init = jax.jit(lambda key: nnx.state(build(key), nnx.Param, ...))
@@ -81,13 +84,16 @@ class Network:
     ) -> tuple[float, float]:
         """Mean cross-entropy (nats) and accuracy over any number of images."""
         loss, correct = 0.0, 0
-        for start in range(0, len(images), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
+        # Every device takes as many.
+        size = -(-EVALUATION_BATCH // self.devices.count) * self.devices.count
+        for start in range(0, len(images), size):
+            chosen = slice(start, start + size)
             x, y = images[chosen], labels[chosen]
-            missing = EVALUATION_BATCH - len(x)  # one compiled shape: label -1 marks the padding
+            missing = size - len(x)  # one compiled shape: label -1 marks the padding
             x = np.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0)))
             y = np.pad(y, (0, missing), constant_values=-1)
-            batch_loss, batch_correct = self._evaluate(state.params, state.rest, x, y)
+            batch = self.devices.split(x, y)
+            batch_loss, batch_correct = self._evaluate(state.params, state.rest, *batch)
             loss, correct = loss + float(batch_loss), correct + int(batch_correct)
         return loss / len(images), correct / len(images)
 
@@ -110,22 +116,27 @@ class Trainer:
         self.network = network
         self._optimizer = optimizer
         self._init_optimizer = jax.jit(optimizer.init)
-        self.step = jax.jit(self._step, donate_argnums=0)
+        self._jit_step = jax.jit(
+            self._step, donate_argnums=0, out_shardings=network.devices.replicated
+        )
 
     def init(self, seed: int) -> TrainState:
         """The state before training; the same parameters in every arm."""
         # On a CPU, XLA compiles this generator five times faster than the default one.
         params, rest = self.network.init(jax.random.key(seed, impl="rbg"))
-        return self.start_epoch(
-            TrainState(params, rest, self._init_optimizer(params), jnp.zeros(()), jnp.zeros(()))
-        )
+        state = TrainState(params, rest, self._init_optimizer(params), jnp.zeros(()), jnp.zeros(()))
+        return self.start_epoch(self.network.devices.replicate(state))
 
     def start_epoch(self, state: TrainState) -> TrainState:
         """The same state with the epoch's sums at zero."""
-        return state._replace(loss_sum=jnp.float32(0), num_correct=jnp.int32(0))
+        zeros = self.network.devices.replicate((np.float32(0), np.int32(0)))
+        return state._replace(loss_sum=zeros[0], num_correct=zeros[1])
+
+    def step(self, state: TrainState, images: np.ndarray, labels: np.ndarray) -> TrainState:
+        """One update on a batch; the buffers of the state given are reused."""
+        return self._jit_step(state, *self.network.devices.split(images, labels))
 
     def _step(self, state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
-        """One update on a batch; the buffers of the state given are reused."""
         value_and_grad = jax.value_and_grad(self.network.loss, has_aux=True)
         (loss, (rest, num_correct)), grads = value_and_grad(
             state.params, state.rest, images, labels
