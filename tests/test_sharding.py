@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 GRAPHS, SPECS = ("chain", "traced", "units"), ("fsdp", "tensor")
 WINDOWED = [f"{graph} {spec}" for graph in GRAPHS for spec in SPECS] + ["around adam fsdp"]
-EVERY_STEP = "every step fsdp"
+EVERY_STEP, RENORMALIZED = "every step fsdp", "renormalized tensor"
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def cases():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", [*WINDOWED, EVERY_STEP])
+@pytest.mark.parametrize("name", [*WINDOWED, EVERY_STEP, RENORMALIZED])
 def test_sharded_equals_one_device(cases, name):
     case = cases[name]
     assert case["difference"] < 1e-6
@@ -53,6 +53,12 @@ def test_measuring_every_step_is_one_all_reduce(cases):
     found = cases[EVERY_STEP]["collectives"]
     assert_one_small_all_reduce(found["step"])
     assert found["measurement"] == found["diagnosis"] == []
+
+
+def test_keeping_the_norm_is_one_more_all_reduce_in_every_step(cases):
+    found = cases[RENORMALIZED]["collectives"]
+    assert_one_small_all_reduce(found["step"])
+    assert_one_small_all_reduce(found["measurement"])
 
 
 @pytest.mark.parametrize("name", WINDOWED)
