@@ -379,7 +379,7 @@ def block_energies(layout: Partition, leaves: dict[Path, jax.Array]) -> jax.Arra
             per_layer.append(layer.energies(_energy(leaves[layer.path])))
         else:
             by_leaf = [layer.energies(_energy(leaves[path]), axis) for path, axis in layer.axes]
-            per_layer.append(sum(by_leaf, start=jnp.zeros(layer.num_blocks)))
+            per_layer.append(sum(by_leaf, start=jnp.zeros(layer.num_blocks, jnp.float32)))
     return jnp.concatenate(per_layer)
 
 
