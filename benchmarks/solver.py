@@ -38,7 +38,7 @@ import numpy as np
 
 from benchmarks import tables
 from pfn_optax.flow import FlowNetwork, max_flow
-from pfn_optax.flow.layout import layout_of
+from pfn_optax.flow.layers import form_of
 from pfn_optax.flow.reduce import reduction_of
 
 INTEGER_SCALE = 10**6
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     rounds: int
     compile_seconds: float
     batch_milliseconds: float  # per solve, in a vmapped batch of 8
-    bytes_per_edge: float  # static arrays: reduction, and layout of the core
+    bytes_per_edge: float  # static arrays: reduction, and form of the core
 
 
 def chain(num_layers: int, num_blocks: int) -> FlowNetwork:
@@ -273,7 +273,7 @@ def measure(name: str, repeats: int) -> Row:
     batched = {"ours": lambda: lambda: jax.block_until_ready(solve(batch)).value.sum()}
 
     reduction = reduction_of(network)
-    leaves = jax.tree.leaves((reduction, layout_of(reduction.core)))
+    leaves = jax.tree.leaves((reduction, form_of(reduction.core)))
     arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
     return Row(
         graph=name,

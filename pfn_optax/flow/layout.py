@@ -1,5 +1,8 @@
 """Static arrays of a network, computed once on the host: rows, slots, labels.
 
+The solver is written in terms of slots alone, so this is also where its two forms differ: padded
+rows for any network, here, and tensors between layers (see `layers`).
+
 Inner nodes (all but source and sink) are *rows*. Inner edges between the same two rows are merged
 into one pair of antiparallel *arcs*. A *slot* is an arc seen from one of its ends: a row has one
 slot for each neighbour. Rows with similar numbers of neighbours share a padded *bucket*, so that
@@ -10,14 +13,115 @@ fixed, on any device) and one hub does not pad all the other rows to its width.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.flow.network import FlowNetwork
 
+Slots = tuple[jax.Array, ...]  # arrays with one entry for each slot, padding included
+
 UNREACHABLE = 2**30  # label of a row from which the sink cannot be reached
 _BUCKET_COST = 4096  # slots of padding that cost about as much as the launches of one more bucket
+
+
+class Residuals(NamedTuple):
+    """Residual capacities by slot; `back` is empty where the form finds each arc in `out`."""
+
+    out: Slots  # of the arc that leaves
+    back: Slots  # of its antiparallel arc
+
+
+class Form(Protocol):
+    """What push-relabel and the search for cuts ask of an arrangement of rows and slots."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, padding included."""
+        ...
+
+    @property
+    def num_arcs(self) -> int:
+        """Number of inner arcs; the two arcs of a pair lie `num_arcs / 2` apart."""
+        ...
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels, the two auxiliary ones included."""
+        ...
+
+    @property
+    def channel(self) -> np.ndarray:
+        """Channel of each edge, i32[num_edges]."""
+        ...
+
+    @property
+    def label(self) -> np.ndarray:
+        """Distance of each row to the sink in edges, i32[num_rows]."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """The largest label of a row that reaches the sink."""
+        ...
+
+    @property
+    def row(self) -> np.ndarray:
+        """Row of each node, i32[num_nodes]; num_rows for the source, num_rows + 1 for the sink."""
+        ...
+
+    @property
+    def tail(self) -> np.ndarray:
+        """Node that each edge leaves, i32[num_edges]."""
+        ...
+
+    @property
+    def head(self) -> np.ndarray:
+        """Node that each edge enters, i32[num_edges]."""
+        ...
+
+    @property
+    def is_direct(self) -> np.ndarray:
+        """Whether an edge runs from the source straight to the sink, bool[num_edges]."""
+        ...
+
+    def residuals(self, channels: jax.Array) -> Residuals:
+        """Capacities of channels as residuals of a network without flow."""
+        ...
+
+    def both(self, residuals: Residuals) -> tuple[Slots, Slots]:
+        """Residuals of the arc that leaves and of its antiparallel arc, seen from each slot."""
+        ...
+
+    def stored(self, out: Slots, back: Slots) -> Residuals:
+        """The inverse of `both`."""
+        ...
+
+    def pairs(self, residuals: Residuals) -> tuple[jax.Array, jax.Array]:
+        """Residuals of the two arcs of each pair, f[num_arcs / 2] each."""
+        ...
+
+    def own(self, per_row: jax.Array) -> Slots:
+        """What the row of each slot has; shapes that broadcast."""
+        ...
+
+    def heads(self, per_row: jax.Array) -> Slots:
+        """What the row at the other end of each slot has; shapes that broadcast."""
+        ...
+
+    def sum(self, slots: Slots) -> jax.Array:
+        """Sums over the slots of each row."""
+        ...
+
+    def min(self, slots: Slots) -> jax.Array:
+        """Least label over the slots of each row."""
+        ...
+
+    def bits(self, slots: Slots) -> jax.Array:
+        """Bits, of uint8, set in any slot of each row."""
+        ...
 
 
 class Bucket(NamedTuple):
@@ -29,7 +133,7 @@ class Bucket(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Index arrays of a network.
+    """Index arrays of a network, and the form of padded rows.
 
     Channels number everything that edges merge into: `num_arcs` inner arcs (the two arcs of a
     pair lie `num_arcs / 2` apart), then one channel per row from the source, one per row into the
@@ -57,6 +161,57 @@ class Layout(NamedTuple):
     def num_slots(self) -> int:
         """Number of slots, padding included."""
         return sum(bucket.head.size for bucket in self.buckets)
+
+    def residuals(self, channels: jax.Array) -> Residuals:
+        """See `Form`. Each residual is there twice, once at either end.
+
+        Both copies go through the same arithmetic, so they stay equal, and a row can see what its
+        neighbours push to it without fetching it from them.
+        """
+        out = tuple(channels[bucket.out_arc] for bucket in self.buckets)
+        return Residuals(out, tuple(channels[bucket.in_arc] for bucket in self.buckets))
+
+    def both(self, residuals: Residuals) -> tuple[Slots, Slots]:
+        """See `Form`."""
+        return residuals
+
+    def stored(self, out: Slots, back: Slots) -> Residuals:
+        """See `Form`."""
+        return Residuals(out, back)
+
+    def pairs(self, residuals: Residuals) -> tuple[jax.Array, jax.Array]:
+        """See `Form`."""
+        out, back = (jnp.concatenate([a.ravel() for a in slots]) for slots in residuals)
+        return out[self.first_slot], back[self.first_slot]
+
+    def own(self, per_row: jax.Array) -> Slots:
+        """See `Form`; f[1, rows] for each bucket."""
+        parts, start = [], 0
+        for bucket in self.buckets:
+            stop = start + bucket.head.shape[1]
+            parts.append(per_row[None, start:stop])
+            start = stop
+        return tuple(parts)
+
+    def heads(self, per_row: jax.Array) -> Slots:
+        """See `Form`."""
+        return tuple(per_row[bucket.head] for bucket in self.buckets)
+
+    def sum(self, slots: Slots) -> jax.Array:
+        """See `Form`."""
+        return _join([a.sum(0) for a in slots])
+
+    def min(self, slots: Slots) -> jax.Array:
+        """See `Form`."""
+        return _join([a.min(0) for a in slots])
+
+    def bits(self, slots: Slots) -> jax.Array:
+        """See `Form`."""
+        return _join([jax.lax.reduce(a, jnp.uint8(0), jax.lax.bitwise_or, (0,)) for a in slots])
+
+
+def _join(parts: list[jax.Array]) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from pfn_optax.flow.certificate import certify_rounded, cut_edges
-from pfn_optax.flow.general import solve
 from pfn_optax.flow.min_cut import TIE_ULPS
 from pfn_optax.flow.network import FlowNetwork
 from pfn_optax.flow.reduce import Reduction, collapse, expand_flow, expand_sides, reduction_of
+from pfn_optax.flow.solve import solve
 
 
 class MaxFlow(NamedTuple):

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfn_optax.flow.layout import UNREACHABLE, Layout
-from pfn_optax.flow.push_relabel import Preflow, join_rows
+from pfn_optax.flow.layout import UNREACHABLE, Form, Slots
+from pfn_optax.flow.push_relabel import Preflow
 
 TIE_ULPS = 32  # capacities this many units of rounding apart count as equal
 
@@ -32,7 +32,7 @@ class ExtremeCuts(NamedTuple):
 
 
 def extreme_cuts(
-    layout: Layout,
+    layout: Form,
     capacities: jax.Array,
     start: Preflow,
     preflow: Preflow,
@@ -54,21 +54,23 @@ def extreme_cuts(
     Returns:
         The cuts.
     """
-    slots = list(zip(preflow.out, preflow.back, strict=True))
+    out, back = layout.both(preflow.residuals)
+    both = tuple(a + b for a, b in zip(out, back, strict=True))
     noise = TIE_ULPS * jnp.finfo(preflow.excess.dtype).eps
     # What has come in at a row: its excess is known up to rounding of this.
-    received = start.excess
-    if slots:
-        gains = [jnp.maximum(a - b, 0).sum(0) for a, b in zip(preflow.out, start.out, strict=True)]
-        received = received + join_rows(gains)
+    before, _ = layout.both(start.residuals)
+    gains = tuple(jnp.maximum(a - b, 0) for a, b in zip(out, before, strict=True))
+    received = start.excess + layout.sum(gains)
 
     # Four sets at once: reached from the source, reaching the sink, either with both tolerances.
     starts, opens = [], []
     for tolerance in (noise, 0):
         starts.append((preflow.excess > tolerance * received) | (surplus > 0))
         starts.append(preflow.target > tolerance * start.target)
-        opens.append([back > tolerance * (out + back) for out, back in slots])
-        opens.append([out > tolerance * (out + back) for out, back in slots])
+        for residual in (back, out):
+            opens.append(
+                tuple(a > tolerance * total for a, total in zip(residual, both, strict=True))
+            )
     tied_smallest, tied_rest, smallest, rest = reach(layout, starts, opens)
 
     # The solver's own cut sets the standard: it needs no tolerance.
@@ -81,21 +83,19 @@ def extreme_cuts(
     return ExtremeCuts(candidates[choice], capacity[choice])
 
 
-def with_ends(layout: Layout, rows: jax.Array) -> jax.Array:
+def with_ends(layout: Form, rows: jax.Array) -> jax.Array:
     """Source sides as sets of nodes, bool[..., num_nodes], from bool[..., num_rows]."""
     ends = np.broadcast_to([True, False], (*rows.shape[:-1], 2))
     return jnp.concatenate([rows, ends], -1)[..., layout.row]
 
 
-def row_cut_edges(layout: Layout, rows: jax.Array) -> jax.Array:
+def row_cut_edges(layout: Form, rows: jax.Array) -> jax.Array:
     """Edges, bool[..., num_edges], that leave the source side bool[..., num_rows]."""
     nodes = with_ends(layout, rows)
     return nodes[..., layout.tail] & ~nodes[..., layout.head]
 
 
-def reach(
-    layout: Layout, starts: Sequence[jax.Array], opens: Sequence[Sequence[jax.Array]]
-) -> list[jax.Array]:
+def reach(layout: Form, starts: Sequence[jax.Array], opens: Sequence[Slots]) -> list[jax.Array]:
     """Grows sets of rows along open slots until they are closed.
 
     The sets are bits of one byte, so that growing eight of them costs no more than one.
@@ -103,8 +103,7 @@ def reach(
     Args:
         layout: The network's layout.
         starts: For each set, bool[num_rows], the rows to start from.
-        opens: For each set and bucket, bool[width, rows], whether a row joins when the row at
-            the other end of the slot has.
+        opens: For each set and slot, whether a row joins when the row at the other end has.
 
     Returns:
         The closed sets.
@@ -116,11 +115,8 @@ def reach(
 
     def grow(state):
         members, _ = state
-        joins = [
-            jax.lax.reduce(members[bucket.head] & mask, jnp.uint8(0), jax.lax.bitwise_or, (0,))
-            for bucket, mask in zip(layout.buckets, is_open, strict=True)
-        ]
-        grown = members | join_rows(joins)
+        joins = tuple(a & b for a, b in zip(layout.heads(members), is_open, strict=True))
+        grown = members | layout.bits(joins)
         return grown, jnp.any(grown != members)
 
     members, _ = jax.lax.while_loop(lambda state: state[1], grow, (members, jnp.any(members > 0)))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pfn_optax.flow import FlowNetwork, certify, max_flow
-from pfn_optax.flow.general import solve
 from pfn_optax.flow.reduce import reduction_of
+from pfn_optax.flow.solve import solve
 from tests.flow.families import (
     BATCH,
     CAPACITIES,

@@ -1,4 +1,4 @@
-"""The general form of the solver: any network, by push-relabel on its padded rows.
+"""From capacities to both extreme cuts and a flow, by push-relabel in either form.
 
 Works on capacities in a unit of its own (see `rescale`) and on channels, the merged edges.
 """
@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.flow.certificate import certify_rounded
-from pfn_optax.flow.layout import Layout, layout_of
+from pfn_optax.flow.channels import merge, outer_channels, split
+from pfn_optax.flow.layers import form_of
+from pfn_optax.flow.layout import Form
 from pfn_optax.flow.min_cut import ExtremeCuts, extreme_cuts, reach, row_cut_edges, with_ends
 from pfn_optax.flow.network import FlowNetwork
-from pfn_optax.flow.push_relabel import Preflow, drain, join_rows, split_rows
+from pfn_optax.flow.push_relabel import Preflow, drain
 
 _MAX_ATTEMPTS = 3
 
@@ -29,7 +31,7 @@ class Solution(NamedTuple):
     is_finite: jax.Array  # bool[]; if not, there is no finite cut and the rest means nothing
 
 
-def upper_bound(layout: Layout, capacities: jax.Array) -> jax.Array:
+def upper_bound(layout: Form, capacities: jax.Array) -> jax.Array:
     """Bounds the maximum flow by the cheapest cut between two levels of distance to the sink.
 
     No edge skips a level on its way down, so what leaves level l + 1 downwards, and what the
@@ -38,28 +40,22 @@ def upper_bound(layout: Layout, capacities: jax.Array) -> jax.Array:
     """
     channels = merge(layout, capacities)
     from_source, into_sink = outer_channels(layout, channels)
-    down = into_sink
-    if layout.num_arcs:
-        descends = [
-            own == layout.label[bucket.head] + 1
-            for own, bucket in zip(split_rows(layout, layout.label), layout.buckets, strict=True)
-        ]
-        down = down + join_rows(
-            [
-                jnp.where(mask, channels[bucket.out_arc], 0).sum(0)
-                for mask, bucket in zip(descends, layout.buckets, strict=True)
-            ]
-        )
-    level = jnp.minimum(layout.label, layout.depth + 2)
+    down, label = into_sink, jnp.asarray(layout.label)
+    out, _ = layout.both(layout.residuals(channels))
+    labels = zip(layout.own(label), layout.heads(label), strict=True)
+    descends = [own == head + 1 for own, head in labels]
+    down = down + layout.sum(
+        tuple(jnp.where(mask, a, 0) for mask, a in zip(descends, out, strict=True))
+    )
+    level = jnp.minimum(label, layout.depth + 2)
     levels = jnp.zeros((2, layout.depth + 3), channels.dtype)
     levels = levels.at[0, level].add(down).at[1, level].add(from_source)
     bound = (levels[0, 1:-1] + jnp.cumsum(levels[1, :-2])).min()
 
     is_infinite = jnp.isinf(channels)
     start = outer_channels(layout, is_infinite)[0] & jnp.isinf(bound)
-    (infinite_side,) = reach(
-        layout, [start], [[is_infinite[bucket.in_arc] for bucket in layout.buckets]]
-    )
+    _, back = layout.both(layout.residuals(is_infinite))
+    (infinite_side,) = reach(layout, [start], [back])
     finite = jnp.where(row_cut_edges(layout, infinite_side), capacities, 0).sum()
     return jnp.minimum(bound, finite)
 
@@ -81,17 +77,6 @@ def rescale(capacities: jax.Array, bound: jax.Array) -> tuple[jax.Array, jax.Arr
     return jnp.minimum(capacities * per_unit, 2 * (bound * per_unit)), unit
 
 
-def merge(layout: Layout, per_edge: jax.Array) -> jax.Array:
-    """Adds edges up into channels."""
-    return jnp.zeros(layout.num_channels, per_edge.dtype).at[layout.channel].add(per_edge)
-
-
-def outer_channels(layout: Layout, channels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Channels from the source and into the sink, f[num_rows] each."""
-    start, num_rows = layout.num_arcs, layout.num_rows
-    return channels[start : start + num_rows], channels[start + num_rows : start + 2 * num_rows]
-
-
 class _Attempt(NamedTuple):
     number: jax.Array
     bound: jax.Array
@@ -105,6 +90,7 @@ def solve(
     *,
     return_flow: bool,
     max_rounds: int | None = None,
+    form: Form | None = None,
 ) -> Solution:
     """Finds both extreme minimum cuts and a flow that proves them minimal.
 
@@ -113,11 +99,12 @@ def solve(
         capacities: f[num_edges], non-negative and normal, infinite ones allowed.
         return_flow: Whether flow that cannot reach the sink must be sent back.
         max_rounds: Where to give up; by default 8 times the largest distance to the sink + 256.
+        form: How to arrange the network; by default the faster way.
 
     Returns:
         The solution; wrong if the rounds did not suffice, which a certificate will show.
     """
-    layout = layout_of(network)
+    layout = form_of(network) if form is None else form
     # Edges straight from source to sink are in every cut: they only add to the value.
     direct = jnp.where(layout.is_direct, capacities, 0)
     if not layout.num_rows:
@@ -172,7 +159,7 @@ def solve(
 
 
 def _solve_once(
-    layout: Layout,
+    layout: Form,
     capacities: jax.Array,
     bound: jax.Array,
     *,
@@ -194,13 +181,12 @@ def _solve_once(
     scaled, unit = rescale(capacities, bound)
     channels = merge(layout, scaled)
     from_source, into_sink = outer_channels(layout, channels)
-    out = tuple(channels[bucket.out_arc] for bucket in layout.buckets)
-    back = tuple(channels[bucket.in_arc] for bucket in layout.buckets)
+    residuals = layout.residuals(channels)
     # No row can use more than it can send on. A little more than that, or rounding could leave
     # a row with no excess and an open arc from the source.
-    sendable = into_sink + (join_rows([slots.sum(0) for slots in out]) if out else 0)
+    sendable = into_sink + layout.sum(layout.both(residuals)[0])
     injected = jnp.minimum(from_source, 1.01 * sendable + jnp.finfo(channels.dtype).tiny)
-    start = Preflow(jnp.asarray(layout.label), injected, into_sink, out, back)
+    start = Preflow(jnp.asarray(layout.label), injected, into_sink, residuals)
     preflow, rounds = drain(layout, start, max_rounds)
     cuts = extreme_cuts(layout, capacities, start, preflow, from_source - injected)
     sent, arrived = injected, into_sink - preflow.target
@@ -210,29 +196,16 @@ def _solve_once(
         preflow, _ = drain(layout, returning, max_rounds)
         sent = preflow.target
     net = _arc_flow(layout, channels, preflow)
-    flow = _split(layout, scaled, channels, jnp.concatenate([net, sent, arrived])) * unit
+    flow = split(layout, scaled, channels, jnp.concatenate([net, sent, arrived])) * unit
     return cuts, flow, rounds
 
 
-def _arc_flow(layout: Layout, channels: jax.Array, preflow: Preflow) -> jax.Array:
+def _arc_flow(layout: Form, channels: jax.Array, preflow: Preflow) -> jax.Array:
     """Net flow along each arc, f[num_arcs]; of the two arcs of a pair one at most carries any."""
     if not layout.num_arcs:
         return jnp.zeros(0, channels.dtype)
-    out, back = (
-        jnp.concatenate([slots.ravel() for slots in residuals])[layout.first_slot]
-        for residuals in (preflow.out, preflow.back)
-    )
+    out, back = layout.pairs(preflow.residuals)
     forth, opposite = jnp.split(channels[: layout.num_arcs], 2)
     # The same number twice; the smaller capacity has kept more of its digits.
     net = jnp.where(opposite <= forth, back - opposite, forth - out)
     return jnp.concatenate([jnp.maximum(net, 0), jnp.maximum(-net, 0)])
-
-
-def _split(
-    layout: Layout, capacities: jax.Array, channels: jax.Array, channel_flow: jax.Array
-) -> jax.Array:
-    """Shares the flow of a channel among its edges, f[num_edges], in proportion to capacity."""
-    auxiliary = jnp.zeros(2, channels.dtype)
-    channel_flow = jnp.concatenate([channel_flow, auxiliary])
-    used = jnp.where(channels > 0, channel_flow / jnp.where(channels > 0, channels, 1), 0)
-    return capacities * used[layout.channel]
