@@ -18,7 +18,7 @@ The parts under it:
 """
 
 from pfn_optax.drawing import draw_flow, flow_html
-from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
+from pfn_optax.flow import FlowNetwork, MaxFlow, WarmStart, max_flow
 from pfn_optax.flow_value import flow_value
 from pfn_optax.graph import Edge, FlowGraph, GraphWarning, graph_from_loss, unit_graph
 from pfn_optax.report import CutReport, CutRow, cut_report
@@ -38,6 +38,7 @@ __all__ = [
     "MaxFlow",
     "PFNState",
     "Status",
+    "WarmStart",
     "WithPFNState",
     "cut_report",
     "draw_flow",

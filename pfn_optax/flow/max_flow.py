@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from pfn_optax.flow.certificate import certify_rounded, cut_edges
+from pfn_optax.flow.first_order import WarmStart
 from pfn_optax.flow.min_cut import TIE_ULPS
 from pfn_optax.flow.network import FlowNetwork
 from pfn_optax.flow.reduce import Reduction, collapse, expand_flow, expand_sides, reduction_of
-from pfn_optax.flow.solve import solve
+from pfn_optax.flow.solve import Solution, solve
 
 
 class MaxFlow(NamedTuple):
@@ -30,6 +31,7 @@ class MaxFlow(NamedTuple):
             edges: then this is the only minimum cut, and `value` is differentiable.
         rounds: i32[], rounds of push-relabel taken; 0 where the network is series-parallel.
         flow: f[num_edges], a maximum flow, or None where it was not asked for.
+        warm: Where the next solve may start, or None where no start was given.
     """
 
     value: jax.Array
@@ -39,6 +41,7 @@ class MaxFlow(NamedTuple):
     unique: jax.Array
     rounds: jax.Array
     flow: jax.Array | None
+    warm: WarmStart | None = None
 
 
 def max_flow(
@@ -48,6 +51,7 @@ def max_flow(
     side: Literal["source", "sink"] = "source",
     return_flow: bool = False,
     max_rounds: int | None = None,
+    warm: WarmStart | None = None,
 ) -> MaxFlow:
     r"""Solves $\max_f e_f(t)$ subject to $0 \le f \le c$ and conservation, and its dual, the cut.
 
@@ -74,6 +78,10 @@ def max_flow(
             flow only.
         max_rounds: Rounds after which to give up, uncertified; by default 8 times the core's
             largest distance to the sink + 256.
+        warm: Where to start, for capacities that differ little from those of an earlier solve:
+            its `MaxFlow.warm`, or `WarmStart.zeros(network)` at first. First-order steps from there
+            are accepted if they prove the minimum cut unique, and 0 rounds are taken; else
+            push-relabel finds it. The cut is the same either way.
 
     Returns:
         The answer, a `MaxFlow`.
@@ -107,7 +115,24 @@ def max_flow(
         raise ValueError(f'side must be "source" or "sink", got {side!r}')
     if max_rounds is not None and max_rounds < 1:
         raise ValueError(f"max_rounds must be at least 1, got {max_rounds}")
-    return _max_flow(network, capacities, side, return_flow, max_rounds)
+    if warm is not None and return_flow:
+        raise ValueError(
+            "a warm start leaves excess at nodes, so it cannot be combined with return_flow=True; "
+            "leave out one of the two"
+        )
+    if warm is not None:
+        _check_warm(network, capacities, warm)
+    return _max_flow(network, capacities, side, return_flow, max_rounds, warm)
+
+
+def _check_warm(network: FlowNetwork, capacities: jax.Array, warm: WarmStart) -> None:
+    expected = WarmStart.zeros(network, capacities.dtype)
+    for name, given, needed in zip(WarmStart._fields, warm, expected, strict=True):
+        if (given.shape, given.dtype) != (needed.shape, needed.dtype):
+            raise ValueError(
+                f"warm.{name} must be {needed.dtype}{list(needed.shape)}, got "
+                f"{given.dtype}{list(given.shape)}; start from WarmStart.zeros(network, dtype)"
+            )
 
 
 # Jitted here so that an eager call compiles once per network, not once per call.
@@ -118,6 +143,7 @@ def _max_flow(
     side: str,
     return_flow: bool,
     max_rounds: int | None,
+    warm: WarmStart | None,
 ) -> MaxFlow:
     # Danskin: the value is differentiated with the optimal cut held fixed. So the search sees
     # constants and the value is a plain sum over the cut, which every mode of autodiff follows
@@ -133,6 +159,7 @@ def _max_flow(
         merged[reduction.core_edge],
         return_flow=return_flow,
         max_rounds=max_rounds,
+        warm=jax.lax.stop_gradient(warm),
     )
     flow = expand_flow(reduction, merged, core.flow)
     sides = _extreme_sides(network, reduction, merged, core.sides)
@@ -163,6 +190,18 @@ def _max_flow(
         unique=jnp.all(cuts[0] == cuts[1]) & has_cut,
         rounds=core.rounds,
         flow=flow if return_flow else None,
+        warm=None if warm is None else _next_start(merged[reduction.core_edge], core, is_valid),
+    )
+
+
+def _next_start(capacities: jax.Array, core: Solution, is_valid: jax.Array) -> WarmStart:
+    """The answer as a start: an exact saddle point, whichever way it was found."""
+    carries = core.flow > 0
+    share = jnp.where(carries, core.flow / jnp.where(carries, capacities, 1), 0)
+    is_known = is_valid & core.is_finite
+    return WarmStart(
+        jnp.where(is_known, core.sides[0], 0).astype(share.dtype),
+        jnp.where(is_known, jnp.clip(share, 0, 1), 0),
     )
 
 

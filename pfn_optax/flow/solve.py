@@ -13,6 +13,7 @@ import numpy as np
 
 from pfn_optax.flow.certificate import certify_rounded
 from pfn_optax.flow.channels import merge, outer_channels, split
+from pfn_optax.flow.first_order import WarmStart, propose
 from pfn_optax.flow.layers import form_of
 from pfn_optax.flow.layout import Form
 from pfn_optax.flow.min_cut import ExtremeCuts, extreme_cuts, reach, row_cut_edges, with_ends
@@ -91,6 +92,7 @@ def solve(
     return_flow: bool,
     max_rounds: int | None = None,
     form: Form | None = None,
+    warm: WarmStart | None = None,
 ) -> Solution:
     """Finds both extreme minimum cuts and a flow that proves them minimal.
 
@@ -100,6 +102,7 @@ def solve(
         return_flow: Whether flow that cannot reach the sink must be sent back.
         max_rounds: Where to give up; by default 8 times the largest distance to the sink + 256.
         form: How to arrange the network; by default the faster way.
+        warm: Where first-order steps start, which are tried before push-relabel where given.
 
     Returns:
         The solution; wrong if the rounds did not suffice, which a certificate will show.
@@ -155,6 +158,18 @@ def solve(
         jnp.zeros((2, network.num_nodes), bool), jnp.zeros_like(capacities), zero, is_finite
     )
     start = _Attempt(zero, bound, nothing, jnp.zeros((), bool))
+    if warm is not None:
+        scaled, unit = rescale(problem, bound)
+        proposal = propose(layout, scaled, warm)
+        flow, sides = proposal.flow * unit + direct, with_ends(layout, proposal.rows)
+        certified = certify_rounded(
+            network, problem + direct, flow, sides, num_steps=zero, is_conserved=return_flow
+        )
+        # Not accepted, it leaves no trace: the loop below starts as from nothing.
+        start = start._replace(
+            solution=Solution(sides, flow, zero, is_finite),
+            certified=certified.all() & proposal.is_unique,
+        )
     return jax.lax.while_loop(is_unfinished, try_again, start).solution
 
 
