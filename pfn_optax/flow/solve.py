@@ -161,7 +161,10 @@ def solve(
     if warm is not None:
         scaled, unit = rescale(problem, bound)
         proposal = propose(layout, scaled, warm)
-        flow, sides = proposal.flow * unit + direct, with_ends(layout, proposal.rows)
+        sides = with_ends(layout, proposal.rows)
+        cut = row_cut_edges(layout, proposal.rows[0])
+        can_flow = jnp.where(cut, problem, 0).sum() > 0
+        flow = jnp.where(can_flow, proposal.flow * unit, 0) + direct
         certified = certify_rounded(
             network, problem + direct, flow, sides, num_steps=zero, is_conserved=return_flow
         )
