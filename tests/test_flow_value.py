@@ -91,7 +91,7 @@ def test_slope_is_that_of_finite_differences(capacity):
             reference(moved(params, direction, length), capacity)[0] for length in (step, -step)
         )
         along = sum(jax.tree.leaves(jax.tree.map(lambda s, d: np.sum(s * d), slope, direction)))
-        size = optax.global_norm(slope) * optax.global_norm(direction)
+        size = optax.tree.norm(slope) * optax.tree.norm(direction)
         assert float(along) == pytest.approx(
             (ahead - behind) / (2 * step), abs=float(rtol(factor=64) * size)
         )
