@@ -19,7 +19,7 @@ from experiments.models import Scenario
 from experiments.optimizers import Arm, default_learning_rate, make_optimizer, wrap
 from experiments.training import Network, Trainer, TrainState
 from pfn_optax import draw_flow, flow_html
-from pfn_optax.transform import DEFAULT_CAPACITY
+from pfn_optax.capacity import DEFAULT_CAPACITY
 
 # Epochs and batch size that a laptop's two cores can bear, and blocks that cut its layers in four.
 _DEFAULTS = {

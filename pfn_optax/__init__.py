@@ -22,8 +22,9 @@ from pfn_optax.flow import FlowNetwork, MaxFlow, WarmStart, max_flow
 from pfn_optax.flow_value import flow_value
 from pfn_optax.graph import Edge, FlowGraph, GraphWarning, graph_from_loss, unit_graph
 from pfn_optax.report import CutReport, CutRow, cut_report
+from pfn_optax.state import PFNState, WithPFNState
 from pfn_optax.status import DiagnosisError, Status, raise_for_status
-from pfn_optax.transform import PFNState, WithPFNState, pfn, with_pfn
+from pfn_optax.transform import pfn, with_pfn
 
 __version__ = "0.1.0"
 

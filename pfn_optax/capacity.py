@@ -29,6 +29,8 @@ import numpy as np
 from pfn_optax.grid import GridLayer
 from pfn_optax.partition import Layer, Partition, Path, block_energies
 
+DEFAULT_CAPACITY = "jacobian_rank"
+
 _TINY = float(np.finfo(np.float32).tiny)
 
 

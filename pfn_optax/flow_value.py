@@ -4,12 +4,10 @@ from typing import Any
 
 import jax
 
-from pfn_optax.capacity import CapacityFn, Statistics, capacity_rule, roots
+from pfn_optax.capacity import DEFAULT_CAPACITY, CapacityFn, Statistics, capacity_rule, roots
 from pfn_optax.flow import max_flow
-from pfn_optax.graph import FlowGraph
+from pfn_optax.graph import FlowGraph, bound_to, layout_of
 from pfn_optax.partition import OutputAxis, block_energies
-from pfn_optax.report import layout_of
-from pfn_optax.transform import DEFAULT_CAPACITY, chain_of
 
 
 def flow_value(
@@ -70,7 +68,7 @@ def flow_value(
     layout = layout_of(
         graph, params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
     )
-    bound = (graph or chain_of(layout)).bind(layout)
+    bound = bound_to(graph, layout)
     rule = capacity_rule(capacity)
     norms = None if gradients is None else roots(block_energies(layout, layout.leaves(gradients)))
     known = Statistics(norms, layout.leaves(params), layout)

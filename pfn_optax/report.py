@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, overload
 import jax
 import numpy as np
 
-from pfn_optax.capacity import CapacityFn, CapacityRule, capacity_rule
-from pfn_optax.graph import BoundGraph, FlowGraph
-from pfn_optax.partition import OutputAxis, Partition, partition
+from pfn_optax.capacity import DEFAULT_CAPACITY, CapacityFn, CapacityRule, capacity_rule
+from pfn_optax.graph import BoundGraph, FlowGraph, bound_to, layout_of
+from pfn_optax.partition import OutputAxis, Partition
+from pfn_optax.state import PFNState
 from pfn_optax.status import Status
 from pfn_optax.table import CutRow, aligned_lines, by_layer, fold, html_table, line_of, listed
-from pfn_optax.transform import DEFAULT_CAPACITY, PFNState, chain_of
 
 _MOST_HTML_LINES = 1000  # more make a notebook slow
 
@@ -182,34 +182,7 @@ def snapshot(
             f"{layout.num_blocks}: pass the block_size, num_blocks, output_axis and graph "
             "that were given to pfn()."
         )
-    bound = (graph or chain_of(layout)).bind(layout)
-    return Snapshot(host, layout, bound, capacity_rule(capacity))
-
-
-def layout_of(graph: FlowGraph | None, params: Any, **options: Any) -> Partition:
-    """The blocks that a graph brings, or else those that the options make.
-
-    Args:
-        graph: as given to `pfn`.
-        params: the parameter tree.
-        **options: `block_size`, `num_blocks`, `output_axis`; None where not given.
-
-    Returns:
-        The partition.
-
-    Raises:
-        ValueError: if block options stand beside a graph that brings its own blocks.
-    """
-    if graph is None or graph.layout is None:
-        return partition(params, **options)
-    given = {name: value for name, value in options.items() if value is not None}
-    if given:
-        raise ValueError(
-            "this graph brings its own blocks, so block options must not be given beside it: got "
-            f"{', '.join(f'{name}={value!r}' for name, value in given.items())}. Leave them out, "
-            "or make the graph with them."
-        )
-    return graph.layout
+    return Snapshot(host, layout, bound_to(graph, layout), capacity_rule(capacity))
 
 
 def cut_report(state: Any, params: Any, **layout_options: Any) -> CutReport:

@@ -4,88 +4,29 @@ The story of one step, top to bottom:
 
     gradients -> block norms (EMA) -> [every N steps: capacities -> maximum flow, minimum cut
     -> persistence -> multipliers] -> scaled updates
+
+All but the last arrow is in `step`, what is carried from step to step in `state`.
 """
 
-import functools
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from pfn_optax.capacity import CapacityFn, Statistics, capacity_rule
-from pfn_optax.compensation import compensation, next_persistence
-from pfn_optax.flow import max_flow
-from pfn_optax.graph import BoundGraph, FlowGraph
+from pfn_optax.capacity import DEFAULT_CAPACITY, CapacityFn, capacity_rule
+from pfn_optax.graph import FlowGraph, bound_to
 from pfn_optax.partition import (
     OutputAxis,
     Partition,
-    Path,
     block_energies,
-    partition,
     scale_blocks,
     unblocked_energy,
 )
-from pfn_optax.status import Status
-
-DEFAULT_CAPACITY = "jacobian_rank"
-
-Side = Literal["source", "sink"]
-
-
-class PFNState(NamedTuple):
-    """State of `pfn` and `with_pfn`: arrays of fixed shape and unique names.
-
-    Read one anywhere in a chain by `optax.tree.get(state, "pfn_cut")`.
-
-    Attributes:
-        pfn_step: i32[], steps taken.
-        pfn_measured: i32[], steps whose gradient norms went into the EMA.
-        pfn_nonfinite: i32[], steps whose gradients held NaN or infinity and were not measured.
-        pfn_diagnoses: i32[], certified diagnoses.
-        pfn_norms: f32[num_blocks], bias-corrected EMA of each block's raw gradient norm.
-        pfn_capacities: f32[num_blocks], capacities at the last diagnosis.
-        pfn_cut: bool[num_blocks], in the cut at the last certified diagnosis: the bottleneck
-            blocks.
-        pfn_persistence: i32[num_blocks], consecutive earlier certified diagnoses in the cut.
-        pfn_multipliers: f32[num_blocks], what the updates of each block are multiplied by.
-        pfn_flow: f32[], value of the maximum flow at the last diagnosis.
-        pfn_certified: bool[], whether that flow and cut are proven optimal.
-        pfn_unique: bool[], whether it is the only minimum cut (up to rounding).
-        pfn_rounds: i32[], push-relabel rounds it took.
-        pfn_status: i32[], a `Status`.
-    """
-
-    pfn_step: jax.Array
-    pfn_measured: jax.Array
-    pfn_nonfinite: jax.Array
-    pfn_diagnoses: jax.Array
-    pfn_norms: jax.Array
-    pfn_capacities: jax.Array
-    pfn_cut: jax.Array
-    pfn_persistence: jax.Array
-    pfn_multipliers: jax.Array
-    pfn_flow: jax.Array
-    pfn_certified: jax.Array
-    pfn_unique: jax.Array
-    pfn_rounds: jax.Array
-    pfn_status: jax.Array
-
-
-class WithPFNState(NamedTuple):
-    """State of `with_pfn`.
-
-    Attributes:
-        pfn_state: the diagnosis.
-        inner_state: state of the wrapped optimizer.
-    """
-
-    pfn_state: PFNState
-    inner_state: optax.OptState
+from pfn_optax.state import PFNState, WithPFNState, initial_state
+from pfn_optax.step import Numbers, Options, Side, observe
 
 
 def pfn(
@@ -248,56 +189,12 @@ def with_pfn(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def chain_of(layout: Partition) -> FlowGraph:
-    """The default graph: the layers as a chain in natural path order, the first at the data."""
-    return FlowGraph.chain(layer.name for layer in layout.layers)
-
-
-class _Numbers(NamedTuple):
-    """The options that may be traced (by `optax.inject_hyperparams`)."""
-
-    every: jax.Array | int
-    ema_decay: jax.Array | float
-    beta: jax.Array | float
-    gamma: jax.Array | float
-    max_persistence: jax.Array | int
-
-
-@dataclass(frozen=True)
-class _Options:
-    """The options that shape the program: hashable, so that eager calls reuse what is compiled."""
-
-    block_size: int | None
-    num_blocks: int | None
-    output_axis: OutputAxis | None
-    capacity: str | CapacityFn
-    graph: FlowGraph | None
-    ema_window: int | None
-    renormalize: bool
-    side: Side
-
-    def layout(self, tree: Any) -> Partition:
-        rows = partition(
-            tree,
-            block_size=self.block_size,
-            num_blocks=self.num_blocks,
-            output_axis=self.output_axis,
-        )
-        if self.graph is None or self.graph.layout is None or not rows.layers:
-            return rows
-        self.graph.layout.leaves(tree)  # reports a tree that the graph was not made for
-        return self.graph.layout
-
-    def bound(self, layout: Partition) -> BoundGraph:
-        return (self.graph or chain_of(layout)).bind(layout)
-
-
 class _Core:
     """What `pfn` and `with_pfn` share."""
 
     def __init__(self, *, every, ema_decay, beta, gamma, max_persistence, **options):
-        self.numbers = _Numbers(every, ema_decay, beta, gamma, max_persistence)
-        self.options = _Options(**options)
+        self.numbers = Numbers(every, ema_decay, beta, gamma, max_persistence)
+        self.options = Options(**options)
         _check("every", every, "at least 1", lambda x: x >= 1)
         _check("ema_decay", ema_decay, "in [0, 1)", lambda x: 0 <= x < 1)
         _check("ema_window", self.options.ema_window, "at least 1", lambda x: x >= 1)
@@ -311,42 +208,14 @@ class _Core:
             raise ValueError(
                 f"graph must be a FlowGraph or None (a chain), got {type(graph).__name__}."
             )
-        sizes = self.options.block_size, self.options.num_blocks, self.options.output_axis
-        if graph is not None and graph.layout is not None and sizes != (None, None, None):
-            raise ValueError(
-                "this graph brings its own blocks: give block_size or num_blocks to the function "
-                "that made it, not here."
-            )
-        self.options.layout({})  # reports bad block sizes
+        self.options.layout({})  # reports bad block options
         capacity_rule(self.options.capacity)
 
     def init(self, params: Any) -> PFNState:
         layout = self.options.layout(params)
         if layout.layers:  # none in the placeholder of `optax.tree.map_params`
-            self.options.bound(layout)
-
-        def count():
-            return jnp.zeros((), jnp.int32)
-
-        def blocks(dtype=jnp.float32):
-            return jnp.zeros(layout.num_blocks, dtype)
-
-        return PFNState(
-            pfn_step=count(),
-            pfn_measured=count(),
-            pfn_nonfinite=count(),
-            pfn_diagnoses=count(),
-            pfn_norms=blocks(),
-            pfn_capacities=blocks(),
-            pfn_cut=blocks(bool),
-            pfn_persistence=blocks(jnp.int32),
-            pfn_multipliers=blocks() + 1,
-            pfn_flow=jnp.zeros((), jnp.float32),
-            pfn_certified=jnp.zeros((), bool),
-            pfn_unique=jnp.zeros((), bool),
-            pfn_rounds=count(),
-            pfn_status=jnp.asarray(Status.WAITING, jnp.int32),
-        )
+            bound_to(self.options.graph, layout)
+        return initial_state(layout.num_blocks)
 
     def observe(self, gradients: Any, state: PFNState, params: Any) -> PFNState:
         """One step: measure the gradients, and diagnose when it is time."""
@@ -357,7 +226,7 @@ class _Core:
                 f"state was initialised with {state.pfn_norms.shape[-1]}: call init with the same "
                 "tree."
             )
-        return _observe(
+        return observe(
             self.options,
             layout,
             self.numbers,
@@ -378,128 +247,6 @@ class _Core:
         is_sound = (after > 0) & jnp.isfinite(after)
         keep = jnp.where(is_sound, jnp.sqrt(before / jnp.where(is_sound, after, 1.0)), 1.0)
         return scale_blocks(layout, updates, multipliers * keep, rest=keep)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _observe(
-    options: _Options,
-    layout: Partition,
-    numbers: _Numbers,
-    gradients: dict[Path, jax.Array],
-    params: dict[Path, jax.Array] | None,
-    state: PFNState,
-) -> PFNState:
-    """The step on the leaves in blocks. Compiled once also where the caller runs eagerly."""
-    state = state._replace(pfn_step=optax.safe_increment(state.pfn_step))
-    if not layout.layers:
-        return state
-    phase = state.pfn_step % numbers.every  # 0 when a diagnosis is due
-
-    measure = functools.partial(_measure, options, layout, numbers, gradients)
-    if options.ema_window is None:
-        state, is_finite = measure(state)
-    else:
-        is_near = (phase == 0) | (phase > numbers.every - options.ema_window)
-        state, is_finite = jax.lax.cond(is_near, measure, lambda s: (s, jnp.array(True)), state)
-
-    # What a diagnosis decides is piecewise constant: no derivative goes through it.
-    params, state = jax.lax.stop_gradient((params, state))
-    diagnose = functools.partial(_diagnose, options, layout, numbers)
-    return _when((phase == 0) & is_finite, diagnose, params, state)
-
-
-def _when(
-    is_due: jax.Array,
-    function: Callable[[dict[Path, jax.Array] | None, PFNState], PFNState],
-    params: dict[Path, jax.Array] | None,
-    state: PFNState,
-) -> PFNState:
-    """Applies a function of (params, state) if it is due, as a loop of one round or none.
-
-    A `lax.cond` would become a select under `vmap` and run the function at every step; a loop runs
-    it only when it is due for any of the batch.
-    """
-
-    def once(carry):
-        # The barrier ties the parameters to the carry. Else XLA moves what depends on them alone
-        # (the ranks) out of the loop under `vmap`, to where it runs at every step.
-        return jnp.zeros_like(is_due), function(*jax.lax.optimization_barrier((params, carry[1])))
-
-    return jax.lax.while_loop(lambda carry: carry[0], once, (is_due, state))[1]
-
-
-def _measure(
-    options: _Options,
-    layout: Partition,
-    numbers: _Numbers,
-    gradients: dict[Path, jax.Array],
-    state: PFNState,
-) -> tuple[PFNState, jax.Array]:
-    """Bias-corrected EMA of norm**moment, kept as a norm; non-finite gradients are left out."""
-    moment = capacity_rule(options.capacity).moment
-    norms = jnp.sqrt(block_energies(layout, gradients))
-    is_finite = jnp.isfinite(norms).all()
-    measured = state.pfn_measured + 1
-    decay = jnp.asarray(numbers.ema_decay, jnp.float32)
-    weight = (1 - decay) / (1 - decay ** measured.astype(jnp.float32))
-    old = state.pfn_norms**moment
-    mean = old + weight * (norms**moment - old)
-    return state._replace(
-        pfn_measured=jnp.where(is_finite, measured, state.pfn_measured),
-        pfn_nonfinite=state.pfn_nonfinite + (~is_finite).astype(jnp.int32),
-        pfn_norms=jnp.where(is_finite, jnp.maximum(mean, 0) ** (1 / moment), state.pfn_norms),
-        pfn_status=jnp.where(is_finite, state.pfn_status, Status.NONFINITE_GRADIENT),
-    ), is_finite
-
-
-def _diagnose(
-    options: _Options,
-    layout: Partition,
-    numbers: _Numbers,
-    params: dict[Path, jax.Array] | None,
-    state: PFNState,
-) -> PFNState:
-    """Capacities, maximum flow, cut, persistence, multipliers: the study's sections 3.2 to 3.5."""
-    bound = options.bound(layout)
-    rule = capacity_rule(options.capacity)
-    known = Statistics(state.pfn_norms, params, layout)
-    capacities = rule.block_capacities(known, layout)
-    on_edges = bound.edge_capacities(capacities, rule)
-    result = max_flow(bound.network, on_edges, side=options.side)
-    status = jnp.select(
-        [state.pfn_norms.max() == 0, ~result.certified, jnp.isinf(result.value)],
-        [Status.ZERO_GRADIENT, Status.UNCERTIFIED, Status.UNBOUNDED],
-        Status.CERTIFIED,
-    ).astype(jnp.int32)
-    is_good = status == Status.CERTIFIED
-
-    cut = _cut_blocks(bound, result.cut, layout.num_blocks)
-    persistence = next_persistence(cut, state.pfn_cut, state.pfn_persistence)
-    multipliers = compensation(
-        cut,
-        persistence,
-        beta=numbers.beta,
-        gamma=numbers.gamma,
-        max_persistence=numbers.max_persistence,
-    )
-    return state._replace(
-        pfn_diagnoses=state.pfn_diagnoses + is_good.astype(jnp.int32),
-        pfn_capacities=capacities,
-        pfn_cut=jnp.where(is_good, cut, state.pfn_cut),
-        pfn_persistence=jnp.where(is_good, persistence, state.pfn_persistence),
-        pfn_multipliers=jnp.where(is_good, multipliers, state.pfn_multipliers),
-        pfn_flow=result.value,
-        pfn_certified=result.certified,
-        pfn_unique=result.unique,
-        pfn_rounds=result.rounds,
-        pfn_status=status,
-    )
-
-
-def _cut_blocks(bound: BoundGraph, cut: jax.Array, num_blocks: int) -> jax.Array:
-    """A block is in the cut where any of its edges is; identities (block -1) fall off the end."""
-    blocks = jnp.where(bound.edge_block >= 0, bound.edge_block, num_blocks)
-    return jnp.zeros(num_blocks, bool).at[blocks].max(cut, mode="drop")
 
 
 def _check(name: str, value: Any, rule: str, is_met: Callable[[Any], bool]) -> None:
