@@ -16,8 +16,6 @@ Timed in one process, in turns, medians:
 On the chain of layers, which is solved without iteration, and on the graph of units, which is not.
 """
 
-import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ import tyro
 
 from benchmarks import tables
 from benchmarks.overhead import interleaved_medians
+from benchmarks.records import environment, write
 from pfn_optax import FlowGraph, pfn, unit_graph
 
 EVERY = 50
@@ -149,15 +148,12 @@ def main(config: Config) -> None:
     """Times everything and prints the table."""
     rows = [measure(num_models, config.repeats) for num_models in config.models]
     record = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
+        **environment(),
         "every": EVERY,
         "rows": rows,
     }
     print(tables.batches(record))
-    if config.json:
-        config.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(record, config.json)
 
 
 if __name__ == "__main__":

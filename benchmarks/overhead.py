@@ -13,8 +13,6 @@ The cost of a transformation is its update minus the plain one. The amortised ov
 ((N - 1) x other step + diagnosing step) / N over the training step.
 """
 
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ import tyro
 from flax import nnx
 
 from benchmarks import tables
+from benchmarks.records import environment, write
 from experiments.models import build
 from pfn_optax import pfn
 
@@ -136,9 +135,7 @@ def main(config: Config) -> None:
     whole = interleaved_medians({"step": step}, max(5, config.repeats // 4))["step"]
     num_params = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
     record = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
+        **environment(),
         "num_params": int(num_params),
         "batch_size": config.batch_size,
         "every": EVERY,
@@ -146,8 +143,7 @@ def main(config: Config) -> None:
         "update_seconds": updates,
     }
     print(tables.overhead(record))
-    if config.json:
-        config.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(record, config.json)
 
 
 if __name__ == "__main__":
