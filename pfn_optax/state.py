@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pfn_optax.flow import FlowNetwork, WarmStart
 from pfn_optax.status import Status
 
 
@@ -30,6 +31,8 @@ class PFNState(NamedTuple):
         pfn_unique: bool[], whether it is the only minimum cut (up to rounding).
         pfn_rounds: i32[], push-relabel rounds it took.
         pfn_status: i32[], a `Status`.
+        pfn_warm: the last certified flow and cut, where the next solve starts, or None without
+            `warm_start`.
     """
 
     pfn_step: jax.Array
@@ -46,6 +49,7 @@ class PFNState(NamedTuple):
     pfn_unique: jax.Array
     pfn_rounds: jax.Array
     pfn_status: jax.Array
+    pfn_warm: WarmStart | None = None
 
 
 class WithPFNState(NamedTuple):
@@ -60,11 +64,12 @@ class WithPFNState(NamedTuple):
     inner_state: optax.OptState
 
 
-def initial_state(num_blocks: int) -> PFNState:
+def initial_state(num_blocks: int, network: FlowNetwork | None) -> PFNState:
     """Returns the state before the first step.
 
     Args:
         num_blocks: number of blocks of the parameters.
+        network: the network of which the state keeps the last flow, or None.
 
     Returns:
         Zeros, with multipliers of one.
@@ -91,4 +96,5 @@ def initial_state(num_blocks: int) -> PFNState:
         pfn_unique=jnp.zeros((), bool),
         pfn_rounds=count(),
         pfn_status=jnp.asarray(Status.WAITING, jnp.int32),
+        pfn_warm=None if network is None else WarmStart.zeros(network),
     )

@@ -35,6 +35,7 @@ OPTIONS = {
     "ema_window": {"ema_window": 2},
     "renormalize": {"renormalize": True},
     "sink": {"side": "sink"},
+    "warm_start": {"warm_start": True},
     "beta": {"beta": 0.5, "gamma": 0.0, "max_persistence": 3, "ema_decay": 0.0},
 }
 

@@ -68,6 +68,28 @@ def test_every_capacity_works_on_units(params, grads, units, capacity):
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
 
+def test_a_warm_start_changes_nothing_but_the_rounds(params, grads, units):
+    """Gradients drift, one diagnosis meets NaN: both starts name the same blocks throughout."""
+    random = np.random.default_rng(0)
+    states, rounds = {}, {False: [], True: []}
+    for warm_start in (False, True):
+        optimizer = pfn(graph=units, capacity="energy", every=1, warm_start=warm_start)
+        states[warm_start] = optimizer.init(params), jax.jit(optimizer.update)
+    assert optax.tree.get(states[False][0], "pfn_warm") is None
+    for step in range(8):
+        grads = jax.tree.map(lambda g: g * np.exp(0.01 * random.normal(size=g.shape)), grads)
+        given = jax.tree.map(lambda g: g * np.nan, grads) if step == 4 else grads
+        for warm_start, (state, update) in states.items():
+            _, state = update(given, state, params)
+            states[warm_start] = state, update
+            rounds[warm_start].append(int(state.pfn_rounds))
+        cold, warm = (state._replace(pfn_warm=None) for state, _ in states.values())
+        chex.assert_trees_all_equal(warm._replace(pfn_rounds=cold.pfn_rounds), cold)
+    assert min(rounds[False]) > 0
+    assert rounds[True][-1] == 0
+    assert states[True][0].pfn_warm.potential.any()
+
+
 def test_eager_jit_and_vmap_agree_on_units(params, grads, units):
     optimizer = with_pfn(optax.adam(1e-2), graph=units, capacity="norm", every=1)
     state = optimizer.init(params)

@@ -1,35 +1,40 @@
 """Layered networks: residuals as tensors between neighbouring layers, where rows need no gathers.
 
-If every inner edge leads one step nearer to the sink, rows with the same distance are a layer, and
-what lies between two layers is a matrix; layers are padded to the same width. An arc is stored
-once: what leaves the upper end of a pair is what comes back at its lower end.
+In an acyclic network the layer of a row is how many edges the longest path from it takes. What lies
+between two neighbouring layers is a matrix, padded to the same width everywhere. An arc of it is
+stored once: what leaves the upper end of a pair is what comes back at its lower end. The few arcs
+that skip layers are slots of a padded bucket beside the matrices.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfn_optax.flow.layout import UNREACHABLE, Form, Layout, Residuals, Slots, layout_of
+from pfn_optax.flow.layout import UNREACHABLE, Bucket, Form, Layout, Residuals, Slots, layout_of
 from pfn_optax.flow.network import FlowNetwork
 
-_MIN_ARCS = 10_000  # below, padded rows are as fast on two CPU cores
+_MIN_ARCS = 5_000  # below, padded rows are as fast on two CPU cores
 _MAX_PADDING = 1.5  # entries per arc in use; above, padded rows are as fast again
 
 
 class Layers(NamedTuple):
     """The form of tensors; rows are numbered layer by layer, the farthest from the sink first.
 
-    A row has two arrays of slots, towards the next layer and towards the previous one, both
-    f[num_layers - 1, width, width]: upper row, lower row. Fields are those of `Layout`.
+    A row has three arrays of slots: towards the next layer and towards the previous one, both
+    f[num_layers - 1, width, width]: upper row, lower row; and those of arcs that skip layers,
+    f[degree, num_rows]. Fields that are not described are those of `Layout`.
     """
 
     num_layers: int
     width: int
+    skips: Bucket  # of all rows; no slots where no arc skips a layer
+    first_skip: np.ndarray  # i32[num_skips], the slot of each arc that skips, raveled
     channel: np.ndarray
     label: np.ndarray
     depth: int
@@ -45,8 +50,13 @@ class Layers(NamedTuple):
 
     @property
     def num_arcs(self) -> int:
-        """Number of entries of the two tensors: arcs to the next layer, then arcs back."""
-        return 2 * (self.num_layers - 1) * self.width**2
+        """Number of arcs, padding included: those to a later layer, then those back."""
+        return 2 * (self.num_dense + self.first_skip.size)
+
+    @property
+    def num_dense(self) -> int:
+        """Number of entries of the matrices, one for each pair of rows in neighbouring layers."""
+        return (self.num_layers - 1) * self.width**2
 
     @property
     def num_channels(self) -> int:
@@ -55,59 +65,79 @@ class Layers(NamedTuple):
 
     def residuals(self, channels: jax.Array) -> Residuals:
         """See `Form`."""
-        shape = (2, self.num_layers - 1, self.width, self.width)
-        return Residuals(tuple(channels[: self.num_arcs].reshape(shape)), ())
+        shape = (self.num_layers - 1, self.width, self.width)
+        half = self.num_arcs // 2
+        towards = channels[: self.num_dense].reshape(shape)
+        backwards = channels[half : half + self.num_dense].reshape(shape)
+        skips, skips_back = channels[self.skips.out_arc], channels[self.skips.in_arc]
+        return Residuals((towards, backwards, skips), (skips_back,))
 
     def both(self, residuals: Residuals) -> tuple[Slots, Slots]:
         """See `Form`."""
-        return residuals.out, residuals.out[::-1]
+        towards, backwards, skips = residuals.out
+        (skips_back,) = residuals.back
+        return (towards, backwards, skips), (backwards, towards, skips_back)
 
     def stored(self, out: Slots, back: Slots) -> Residuals:
-        """See `Form`; `back` says the same as `out` and is never computed."""
-        del back
-        return Residuals(out, ())
+        """See `Form`; of `back`, what says the same as `out` is never computed."""
+        return Residuals(out, back[2:])
 
     def pairs(self, residuals: Residuals) -> tuple[jax.Array, jax.Array]:
         """See `Form`."""
-        towards, backwards = residuals.out
-        return towards.ravel(), backwards.ravel()
+        dense, skips = residuals.out[:2], (residuals.out[2], *residuals.back)
+        out, back = (
+            jnp.concatenate([a.ravel(), b.ravel()[self.first_skip]])
+            for a, b in zip(dense, skips, strict=True)
+        )
+        return out, back
 
     def own(self, per_row: jax.Array) -> Slots:
         """See `Form`."""
         layer = per_row.reshape(self.num_layers, self.width)
-        return layer[:-1, :, None], layer[1:, None, :]
+        return layer[:-1, :, None], layer[1:, None, :], per_row[None]
 
     def heads(self, per_row: jax.Array) -> Slots:
         """See `Form`."""
-        return self.own(per_row)[::-1]
+        towards, backwards, _ = self.own(per_row)
+        return backwards, towards, per_row[self.skips.head]
 
     def sum(self, slots: Slots) -> jax.Array:
         """See `Form`."""
-        towards, backwards = slots
+        towards, backwards, skips = slots
         sums = _halving_sum(towards, 2), _halving_sum(backwards, 1)
-        towards, backwards = self._by_layer(*sums, fill=0)
-        return (towards + backwards).ravel()
+        return self._join(jnp.add, sums, skips.sum(0), fill=0)
 
     def min(self, slots: Slots) -> jax.Array:
         """See `Form`."""
-        towards, backwards = slots
-        least = self._by_layer(towards.min(2), backwards.min(1), fill=UNREACHABLE)
-        return jnp.minimum(*least).ravel()
+        towards, backwards, skips = slots
+        least = towards.min(2), backwards.min(1)
+        skipping = skips.min(0, initial=UNREACHABLE)
+        return self._join(jnp.minimum, least, skipping, fill=UNREACHABLE)
 
     def bits(self, slots: Slots) -> jax.Array:
         """See `Form`."""
-        parts = [
-            jax.lax.reduce(a, jnp.uint8(0), jax.lax.bitwise_or, (axis,))
-            for a, axis in zip(slots, (2, 1), strict=True)
-        ]
-        return jnp.bitwise_or(*self._by_layer(*parts, fill=0)).ravel()
+        upper, lower, skipping = (
+            jax.lax.reduce(bits, jnp.uint8(0), jax.lax.bitwise_or, (axis,))
+            for bits, axis in zip(slots, (2, 1, 0), strict=True)
+        )
+        return self._join(jnp.bitwise_or, (upper, lower), skipping, fill=0)
 
-    def _by_layer(
-        self, upper: jax.Array, lower: jax.Array, *, fill: int
-    ) -> tuple[jax.Array, jax.Array]:
-        """Adds the last layer to all but the last and the first to all but the first."""
-        none = jnp.full((1, self.width), fill, upper.dtype)
-        return jnp.concatenate([upper, none]), jnp.concatenate([none, lower])
+    def _join(
+        self,
+        combine: Callable[[jax.Array, jax.Array], jax.Array],
+        dense: tuple[jax.Array, jax.Array],
+        skipping: jax.Array,
+        *,
+        fill: int,
+    ) -> jax.Array:
+        """Combines what the slots of each row come to.
+
+        The arrays towards the next layer leave out the last, those towards the previous the first.
+        """
+        none = jnp.full((1, self.width), fill, skipping.dtype)
+        upper, lower = jnp.concatenate([dense[0], none]), jnp.concatenate([none, dense[1]])
+        joined = combine(upper, lower).ravel()
+        return combine(joined, skipping) if self.first_skip.size else joined
 
 
 def _halving_sum(array: jax.Array, axis: int) -> jax.Array:
@@ -127,21 +157,23 @@ def form_of(network: FlowNetwork) -> Form:
     if layout.num_arcs < _MIN_ARCS:
         return layout
     layers = layers_of(layout)
-    if layers is None or layers.num_arcs > _MAX_PADDING * layout.num_arcs:
+    if layers is None:
         return layout
-    return layers
+    num_slots = 2 * layers.num_dense + layers.skips.head.size
+    return layers if num_slots <= _MAX_PADDING * layout.num_arcs else layout
 
 
 def layers_of(layout: Layout) -> Layers | None:
-    """Arranges rows in layers; None where an inner edge does not lead to the next layer."""
+    """Arranges rows in layers; None where inner edges form a cycle or rows miss the sink."""
     is_inner = layout.channel < layout.num_arcs
     tail, head = layout.row[layout.tail], layout.row[layout.head]
     if not is_inner.any() or layout.label.max() >= UNREACHABLE:
         return None
-    if (layout.label[tail[is_inner]] != layout.label[head[is_inner]] + 1).any():
+    layer = _layer_of_rows(tail[is_inner], head[is_inner], layout.num_rows)
+    if layer is None:
         return None
 
-    layer, num_layers = layout.depth - layout.label, layout.depth
+    num_layers = int(layer.max()) + 1
     counts = np.bincount(layer, minlength=num_layers)
     width = -(-int(counts.max()) // 8) * 8 if counts.max() > 8 else int(counts.max())
     order = np.argsort(layer, kind="stable")
@@ -149,21 +181,35 @@ def layers_of(layout: Layout) -> Layers | None:
     place[order] = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
     num_rows = num_layers * width
     renumbered = np.append(layer * width + place, [num_rows, num_rows + 1]).astype(np.int32)
+    upper, lower = renumbered[tail], renumbered[head]
 
-    # The arc between two rows, and those with the ends; the two auxiliary channels stay last.
-    num_arcs = 2 * (num_layers - 1) * width**2
+    # Pairs of rows: all between neighbouring layers, then those that skip layers.
+    is_dense = is_inner & (upper // width + 1 == lower // width)
+    is_skip = is_inner & ~is_dense
+    num_dense = (num_layers - 1) * width**2
+    skip_ends, skip_number = np.unique(
+        np.stack([upper[is_skip], lower[is_skip]]), axis=1, return_inverse=True
+    )
+    num_pairs = num_dense + skip_ends.shape[1]
+
+    # Channels that are not inner only move; the two auxiliary ones stay last.
+    num_arcs = 2 * num_pairs
     channel = layout.channel - layout.num_arcs - 2 * layout.num_rows + num_arcs + 2 * num_rows
     outer = (layout.channel - layout.num_arcs) // layout.num_rows
     from_source, into_sink = ~is_inner & (outer == 0), ~is_inner & (outer == 1)
-    upper, lower = renumbered[tail], renumbered[head]
-    channel[is_inner] = (upper * width + lower % width)[is_inner]
+    between = upper * width + lower % width
+    channel[is_dense] = between[is_dense]
+    channel[is_skip] = num_dense + skip_number.ravel()
     channel[from_source] = (num_arcs + lower)[from_source]
     channel[into_sink] = (num_arcs + num_rows + upper)[into_sink]
     label = np.full(num_rows, UNREACHABLE, np.int32)
     label[renumbered[:-2]] = layout.label
+    skips, first_skip = _skips(skip_ends, num_dense, num_pairs, num_rows)
     return Layers(
         num_layers=num_layers,
         width=width,
+        skips=skips,
+        first_skip=first_skip,
         channel=channel.astype(np.int32),
         label=label,
         depth=layout.depth,
@@ -172,3 +218,36 @@ def layers_of(layout: Layout) -> Layers | None:
         head=layout.head,
         is_direct=layout.is_direct,
     )
+
+
+def _layer_of_rows(tail: np.ndarray, head: np.ndarray, num_rows: int) -> np.ndarray | None:
+    """Layers by the longest path to a row without a successor, the farthest first."""
+    height = np.zeros(num_rows, int)
+    for _ in range(num_rows):
+        higher = height.copy()
+        np.maximum.at(higher, tail, height[head] + 1)
+        if (higher == height).all():
+            return height.max() - height
+        height = higher
+    return None
+
+
+def _skips(
+    ends: np.ndarray, first_pair: int, num_pairs: int, num_rows: int
+) -> tuple[Bucket, np.ndarray]:
+    """Slots of the arcs between the rows of ends, i[2, num_skips], and the first slot of each."""
+    num_skips = ends.shape[1]
+    rows, heads = ends.ravel(), ends[::-1].ravel()
+    degree = np.bincount(rows, minlength=num_rows)
+    width = int(degree.max(initial=0))
+    by_row = np.argsort(rows, kind="stable")
+    place = np.empty_like(rows)
+    place[by_row] = np.arange(rows.size) - np.repeat(np.cumsum(degree) - degree, degree)
+    forth = first_pair + np.arange(num_skips)
+    empty = 2 * num_pairs + 2 * num_rows + 1
+    head = np.tile(np.arange(num_rows, dtype=np.int32), (width, 1))
+    head[place, rows] = heads
+    arcs = np.full((2, width, num_rows), empty, np.int32)
+    arcs[0][place, rows] = np.append(forth, forth + num_pairs)
+    arcs[1][place, rows] = np.append(forth + num_pairs, forth)
+    return Bucket(head, *arcs), (place * num_rows + rows)[:num_skips].astype(np.int32)
