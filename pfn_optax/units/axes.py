@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from pfn_optax.paths import Path, natural_key
 from pfn_optax.tracing import Traced, Variable
-from pfn_optax.units.homogeneity import Exponents
+from pfn_optax.units.exponents import Exponents
+from pfn_optax.units.factors import Slot, exponents_of, slots_of, solve
+from pfn_optax.units.homogeneity import POSITIVE_SCALES
 from pfn_optax.units.inference import Inference, infer
-from pfn_optax.units.scaling import Slot, exponents_of, slots_of, solve
+from pfn_optax.units.parity import SIGNS
 from pfn_optax.units.spec import Group, Member, Shape, UnitSpec, by_path
 from pfn_optax.units.terms import Dim, Term, dims, stretches
 
@@ -98,7 +100,8 @@ def axes_of(traced: Traced) -> Axes:
         ((Segment(groups=(None,), sizes=(5,)),), (Segment(groups=('in',), sizes=(4,)),))
     """
     inference = infer(traced)
-    exponents, unknowns = solve(inference)
+    exponents, unknowns = solve(inference, POSITIVE_SCALES)
+    signs, _ = solve(inference, SIGNS)  # the unknowns have the same numbers
     slots: dict[Dim, list[Slot]] = {}
     for slot in unknowns:
         slots.setdefault(slot[2], []).append(slot)
@@ -108,9 +111,13 @@ def axes_of(traced: Traced) -> Axes:
     names = _names(inference, producers)
 
     def group(dim: Dim) -> Group:
-        powers = exponents_of(exponents, dim, [unknowns[slot] for slot in slots[dim]]) or {}
+        numbers = [unknowns[slot] for slot in slots[dim]]
+        powers = exponents_of(exponents, dim, numbers) or {}
+        flips = exponents_of(signs, dim, numbers) or {}
         members = [
-            member._replace(exponent=powers.get(unknowns[slot]))
+            member._replace(
+                exponent=powers.get(unknowns[slot]), flips=bool(flips.get(unknowns[slot]))
+            )
             for slot in slots[dim]
             for member in _members(inference, slot)
         ]

@@ -1,4 +1,4 @@
-"""Proves a spec on the function itself: permuted and rescaled, it must compute the same."""
+"""Proves a spec on the function itself: permuted, rescaled and flipped, it computes the same."""
 
 import contextlib
 import importlib
@@ -23,9 +23,10 @@ def check_spec(
     key: jax.Array | None = None,
     tolerance: float = 1e-10,
 ) -> None:
-    """Checks that permuting and rescaling the groups leaves the outputs of a function as they are.
+    """Checks that permuting, rescaling and flipping leave the outputs of a function as they are.
 
-    All groups are permuted at once, then all scalable ones rescaled, in float64. The parameters
+    All groups are permuted at once, then all scalable ones rescaled, then all units of the odd ones
+    flipped or not at random, in float64. The parameters
     are moved at random first, because zero biases, unit scales and zero-initialised heads would
     hide mistakes. A model that insists on a lower precision is held to half of its digits.
 
@@ -96,6 +97,9 @@ def check_spec(
         scalable = tuple(group for group in spec.groups if group.is_scalable)
         scales = {group.name: draw.uniform(0.5, 2, group.size) for group in scalable}
         require_each_same("rescaling", scalable, scales, spec.rescale)
+        odd = tuple(group for group in spec.groups if group.is_odd)
+        signs = {group.name: _some_flipped(draw, group.size) for group in odd}
+        require_each_same("flipping", odd, signs, spec.flip)
 
 
 def _cycle(draw: np.random.Generator, size: int) -> np.ndarray:
@@ -104,6 +108,13 @@ def _cycle(draw: np.random.Generator, size: int) -> np.ndarray:
     cycle = np.empty_like(order)
     cycle[order] = np.roll(order, 1)
     return cycle
+
+
+def _some_flipped(draw: np.random.Generator, size: int) -> np.ndarray:
+    """Signs, at least one of them -1, so that no mistake can hide."""
+    signs = draw.choice([-1, 1], size)
+    signs[draw.integers(size)] = -1
+    return signs
 
 
 def _seed(key: jax.Array | None) -> Any:

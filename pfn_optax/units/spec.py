@@ -2,7 +2,7 @@
 
 A *group* is a set of interchangeable hidden units: an index that several axes of several leaves
 share. Permuting it in all of them at once leaves the function that the parameters define as it is;
-so does rescaling it, where the exponents say how.
+so does rescaling it, where the exponents say how, and flipping its signs, where the units are odd.
 """
 
 import difflib
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 
 class UnitSpecError(ValueError):
-    """A spec that is none: the function changes when its groups are permuted or rescaled."""
+    """A spec that is none: the function changes when its groups are moved."""
 
 
 class Member(NamedTuple):
@@ -42,6 +42,7 @@ class Member(NamedTuple):
         exponent: of the factor by which the leaf is multiplied when a unit is rescaled: positive
             where the unit is produced, negative where it is read; None if the group has no such
             symmetry.
+        flips: whether the leaf is multiplied by -1 when a unit is flipped.
     """
 
     path: Path
@@ -50,6 +51,12 @@ class Member(NamedTuple):
     before: int = 1
     after: int = 1
     exponent: Fraction | None = None
+    flips: bool = False
+
+    @property
+    def place(self) -> "Member":
+        """The member without what is done to it there."""
+        return self._replace(exponent=None, flips=False)
 
     def __str__(self) -> str:
         """Names the leaf and the axis."""
@@ -74,6 +81,11 @@ class Group:
     def is_scalable(self) -> bool:
         """Whether each unit can be rescaled without changing the function."""
         return any(member.exponent is not None for member in self.members)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether the sign of each unit can be flipped without changing the function."""
+        return any(member.flips for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -189,19 +201,67 @@ class UnitSpec:
         for name, scale in scales.items():
             _require_scales(self.group(name), scale)
 
+        def factors(group: Group, member: Member) -> Any:
+            scale = _host(scales[group.name])
+            return scale ** float(member.exponent) if member.exponent else None
+
+        return self._multiplied(params, scales, factors)
+
+    def flip(self, params: Any, signs: Mapping[str, Any]) -> Any:
+        """Multiplies by -1 every entry of a unit that is flipped, where the member says so.
+
+        The function that the parameters define does not change. With a linear unit this is what
+        rescaling it by -1 would do; a unit between ReLUs has no such symmetry, and neither has one
+        that a norm over the units (LayerNorm) centres.
+
+        Args:
+            params: the parameters.
+            signs: for each group to be flipped, -1 for the units to be flipped and +1 for the
+                others, f32[size].
+
+        Returns:
+            A tree like params, with the same dtypes.
+
+        Raises:
+            ValueError: if a group is not known or not odd, the signs are not +1 or -1 or do not fit
+                its size, or the tree is not one of the same model.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from pfn_optax.units import unit_spec
+            >>> params = {"in": jnp.asarray([[1.0, 2.0]]), "out": jnp.asarray([[3.0], [4.0]])}
+            >>> def predict(params, x):
+            ...     return jnp.tanh(x @ params["in"]) @ params["out"]
+            >>> spec = unit_spec(predict, params, jnp.ones((1, 1)))
+            >>> spec.flip(params, {"in": [1, -1]})["out"].ravel()
+            Array([ 3., -4.], dtype=float32)
+        """
+        for name, sign in signs.items():
+            _require_signs(self.group(name), sign)
+
+        def factors(group: Group, member: Member) -> Any:
+            return _host(signs[group.name]) if member.flips else None
+
+        return self._multiplied(params, signs, factors)
+
+    def _multiplied(
+        self, params: Any, names: Mapping[str, Any], factors: Callable[[Group, Member], Any]
+    ) -> Any:
+        """Multiplies by the factors of each unit; None for a member that stays as it is."""
+
         def multiply(leaf: Any, axis: int, members: list[tuple[Group, Member]]) -> Any:
             shape = [1] * leaf.ndim
             shape[axis] = -1
             for group, member in members:
-                if not member.exponent:
+                own = factors(group, member)
+                if own is None:
                     continue
-                factors = _host(scales[group.name]) ** float(member.exponent)
                 unit, is_member = _units(leaf.shape[axis], group, member)
-                factors = _namespace(factors).where(is_member, factors[unit], 1)
-                leaf = leaf * factors.astype(leaf.dtype).reshape(shape)
+                own = _namespace(own).where(is_member, own[unit], 1)
+                leaf = leaf * own.astype(leaf.dtype).reshape(shape)
             return leaf
 
-        return self._mapped(params, scales, multiply)
+        return self._mapped(params, names, multiply)
 
     def _mapped(
         self,
@@ -278,6 +338,22 @@ def _require_scales(group: Group, scale: Any) -> None:
         raise ValueError(
             f"group {group.name!r} needs {group.size} positive factors, got an array of shape "
             f"{np.shape(scale)}: {scale}."
+        )
+
+
+def _require_signs(group: Group, sign: Any) -> None:
+    if not group.is_odd:
+        raise ValueError(
+            f"group {group.name!r} cannot be flipped: something between its units and what reads "
+            "them is not odd (relu, gelu, a norm over the units); see Group.is_odd."
+        )
+    is_valid = np.shape(sign) == (group.size,)
+    if is_valid and not isinstance(sign, Tracer):
+        is_valid = bool(np.all(np.abs(np.asarray(sign)) == 1))
+    if not is_valid:
+        raise ValueError(
+            f"group {group.name!r} needs {group.size} signs, each +1 or -1, got an array of shape "
+            f"{np.shape(sign)}: {sign}."
         )
 
 

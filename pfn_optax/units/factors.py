@@ -1,9 +1,10 @@
-"""How values and parameters scale when the units of a group are rescaled: the exponents, solved.
+"""Which factors on the parameters leave the function as it is: the exponents, solved.
 
 A unit whose incoming weights are multiplied by s > 0 and whose outgoing weights by 1/s computes
-the same function where everything between is homogeneous. Every leaf has an unknown exponent on
-each of its axes in a group, and every operation (see `homogeneity`) ties the exponents of what it
-reads to those of what it computes.
+the same function where everything between is homogeneous (`homogeneity`), and so does one whose
+weights are flipped on both sides where everything between is odd (`parity`). Every leaf has an
+unknown exponent on each of its axes in a group, and every operation (`exponents`) ties those of
+what it reads to those of what it computes.
 
 Reference: Neyshabur, Salakhutdinov, Srebro, "Path-SGD", NeurIPS 2015.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from pfn_optax.paths import Path
 from pfn_optax.tracing import Constant, Equation, Program, interpret
-from pfn_optax.units.homogeneity import Exponents, Scaling, agree, scaled
+from pfn_optax.units.exponents import Exponents, Factors, Symmetry, agree, passed
 from pfn_optax.units.inference import Inference
 from pfn_optax.units.linear import Expression, LinearSystem
 from pfn_optax.units.terms import Dim, dims
@@ -34,14 +35,18 @@ def slots_of(inference: Inference) -> Iterator[Slot]:
                     yield path, axis, dim
 
 
-def solve(inference: Inference) -> tuple[Exponents, dict[Slot, int]]:
+def solve(inference: Inference, symmetry: Symmetry) -> tuple[Exponents, dict[Slot, int]]:
     """Collects the equations between the exponents.
+
+    Args:
+        inference: the axes of all values.
+        symmetry: the kind of factors.
 
     Returns:
         The equations, and the number of the unknown of each slot.
     """
     slots = list(slots_of(inference))
-    exponents = Exponents(frozenset(group for _, _, group in slots))
+    exponents = Exponents(symmetry, frozenset(group for _, _, group in slots))
     unknowns = {slot: exponents.new_number() for slot in slots}
     paths = {id(variable): path for path, variable in inference.leaves.items()}
     inputs = []
@@ -53,38 +58,42 @@ def solve(inference: Inference) -> tuple[Exponents, dict[Slot, int]]:
                 axes[axis][group] = {number: Fraction(1)}
                 if not jnp.issubdtype(variable.dtype, jnp.inexact):
                     exponents.require_zero(group, axes[axis][group])
-        inputs.append(Scaling(tuple(axes), has_data=path is None))
+        inputs.append(Factors(tuple(axes), has_data=path is None))
     _run(inference, exponents, inference.program, inputs)
     return exponents, unknowns
 
 
 def _run(
-    inference: Inference, exponents: Exponents, program: Program, inputs: Sequence[Scaling]
-) -> list[Scaling]:
-    def apply(equation: Equation, values: list[Scaling]) -> Sequence[Scaling]:
+    inference: Inference, exponents: Exponents, program: Program, inputs: Sequence[Factors]
+) -> list[Factors]:
+    def apply(equation: Equation, values: list[Factors]) -> Sequence[Factors]:
         if equation.primitive == "loop":
             return _loop(inference, exponents, equation, values)
         if equation.primitive == "branch":
             results = [_run(inference, exponents, body, values[1:]) for body in equation.bodies]
             return [agree(exponents, branches) for branches in zip(*results, strict=True)]
-        return scaled(exponents, equation, inference.schemes[id(equation)], values)
+        return passed(exponents, equation, inference.schemes[id(equation)], values)
 
-    return interpret(program, inputs, constant=_constant_scaling, apply=apply)
+    return interpret(
+        program,
+        inputs,
+        constant=lambda constant: _constant_factors(exponents.symmetry, constant),
+        apply=apply,
+    )
 
 
-def _constant_scaling(constant: Constant) -> Scaling:
+def _constant_factors(symmetry: Symmetry, constant: Constant) -> Factors:
     axes: tuple[dict[Dim, Expression], ...] = tuple({} for _ in constant.shape)
     try:
-        value = np.asarray(constant.value)
-        is_free = bool((np.isinf(value) | (value == 0)).all())
+        is_free = bool(symmetry.is_free(np.asarray(constant.value)).all())
     except TypeError:  # a random key, or a value of an outer trace
         is_free = False
-    return Scaling(axes, is_free, has_data=bool(constant.shape))
+    return Factors(axes, is_free, has_data=bool(constant.shape))
 
 
 def _loop(
-    inference: Inference, exponents: Exponents, equation: Equation, values: list[Scaling]
-) -> list[Scaling]:
+    inference: Inference, exponents: Exponents, equation: Equation, values: list[Factors]
+) -> list[Factors]:
     """The same exponents in every round; a carry that starts from zero takes any."""
     body, *conditions = equation.bodies
     first, last = equation.num_consts, equation.num_consts + equation.num_carry
@@ -95,7 +104,7 @@ def _loop(
             {group: exponents.new_unknown() for group in exponents.groups_on(axis)}
             for axis in inference.axes[id(variable)]
         )
-        carry.append(Scaling(axes, has_data=True))
+        carry.append(Factors(axes, has_data=True))
     for condition in conditions:
         _run(inference, exponents, condition, [*consts, *carry])
     inner = [value._replace(axes=value.axes[1:]) for value in slices]
@@ -109,12 +118,11 @@ def _loop(
 def exponents_of(
     exponents: Exponents, group: Dim, members: Sequence[int]
 ) -> dict[int, Fraction] | None:
-    """One rescaling of a group, of those that leave the function as it is.
+    """One symmetry of a group, of those that leave the function as it is.
 
     Whatever reads the units has the exponent -1; where the units are read by no parameter (queries
-    and keys), the first that produces them has +1. Of several such rescalings the one that changes
-    only what lies nearest to the readers: with a batch normalisation between two convolutions its
-    scale and bias, but not the first convolution, whose statistics would change in training.
+    and keys), the first that produces them has +1. Of several such symmetries the one with the
+    preferred exponent wherever it may be, in the order in which the data meets the parameters.
 
     Args:
         exponents: the equations.
@@ -123,7 +131,7 @@ def exponents_of(
 
     Returns:
         The exponent of each unknown, the first that is not zero +1 or -1; None if there is no such
-        rescaling.
+        symmetry.
     """
     known = [number for number in exponents.order if number in set(members)]
     order = [*known, *(number for number in members if number not in exponents.order)]
@@ -137,12 +145,13 @@ def exponents_of(
         if readers
         else [[equation(number, 1)] for number in order]
     )
-    system = exponents.systems[group]
+    system = exponents.system(group)
     solution = next(filter(None, (system.extended(attempt) for attempt in attempts)), None)
     if solution is None:
         return None
     for number in order:
-        solution = solution.extended([{number: Fraction(1)}]) or solution
+        preferred = equation(number, exponents.symmetry.preferred)
+        solution = solution.extended([preferred]) or solution
     values = {
         number: solution.reduced({number: Fraction(1)}).get(LinearSystem.ONE, Fraction(0))
         for number in order
