@@ -1,8 +1,9 @@
 """Groups of hidden units: which axis of which leaf of the parameters they index.
 
 - `unit_spec`: finds them by tracing a function, and proves them on it.
-- `UnitSpec`, `Group`, `Member`: what it finds; permutes and rescales units.
-- `check_spec`: proves a spec, also one that was written by hand.
+- `UnitSpec`, `Group`, `Member`: what it finds; permutes, rescales and flips units.
+- `spec_from_axes`: a spec written by hand.
+- `check_spec`: proves a spec, also a written one.
 - `axes_of`, `Segment`: the same groups on every value of a traced function.
 - `num_symmetries`: how many permutations leave the function as it is.
 """
@@ -10,6 +11,7 @@
 from pfn_optax.units.axes import Axes, Segment, axes_of
 from pfn_optax.units.check import check_spec
 from pfn_optax.units.find import unit_spec
+from pfn_optax.units.from_axes import spec_from_axes
 from pfn_optax.units.spec import Group, Member, UnitSpec, UnitSpecError, num_symmetries
 
 __all__ = [
@@ -22,5 +24,6 @@ __all__ = [
     "axes_of",
     "check_spec",
     "num_symmetries",
+    "spec_from_axes",
     "unit_spec",
 ]

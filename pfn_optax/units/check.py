@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from pfn_optax.paths import named_leaves
 from pfn_optax.tracing import Equation, Traced, interpret, trace
 from pfn_optax.units.axes import axes_of
-from pfn_optax.units.spec import Group, UnitSpec, UnitSpecError
+from pfn_optax.units.spec import Group, Member, UnitSpec, UnitSpecError, by_path
 
 
 def check_spec(
@@ -39,8 +39,8 @@ def check_spec(
         tolerance: largest difference allowed, relative to the largest output.
 
     Raises:
-        UnitSpecError: if an output changes; names the group, its leaves and axes, and where tracing
-            finds others.
+        UnitSpecError: if an output changes; names the group, its leaves and axes, what tracing
+            finds instead, and what to do.
         ValueError: if params or args have NaN entries.
 
     Example:
@@ -75,8 +75,7 @@ def check_spec(
                 names = ", ".join(map(_described, groups))
                 raise UnitSpecError(
                     f"{change} group {names} changes the output by {error:.2g} of its size, "
-                    f"{allowed:.2g} are allowed."
-                    + _differences_to_traced(groups, function, params, *inputs)
+                    f"{allowed:.2g} are allowed." + _advice(groups, function, params, *inputs)
                 )
 
         def require_each_same(
@@ -237,23 +236,46 @@ def _difference(expected: Any, received: Any) -> float:
 
 
 def _described(group: Group) -> str:
-    members = ", ".join(dict.fromkeys(map(str, group.members)))
-    return f"{group.name!r} ({members})"
+    return f"{group.name!r} ({', '.join(map(str, group.members))})"
 
 
-def _differences_to_traced(
+def _advice(
     groups: tuple[Group, ...], function: Callable[..., Any], params: Any, *args: Any
 ) -> str:
-    """What tracing finds other than what a group says."""
+    """What tracing finds other than what a group says, and what to do."""
     if len(groups) != 1:
-        return ""
-    own = {member._replace(exponent=None) for member in groups[0].members}
-    for group in axes_of(trace(function, params, *args)).spec.groups:
-        traced = {member._replace(exponent=None) for member in group.members}
-        if own & traced and own != traced:
-            missing = ", ".join(dict.fromkeys(str(m) for m in sorted(traced - own)))
-            wrong = ", ".join(dict.fromkeys(str(m) for m in sorted(own - traced)))
-            return (f" It lacks {missing}." if missing else "") + (
-                f" These are not in it: {wrong}." if wrong else ""
-            )
-    return ""
+        return " Each of them passes alone: see whether two of them move the same entries."
+    own = {member.place: member for member in groups[0].members}
+    found = [
+        {member.place: member for member in group.members}
+        for group in axes_of(trace(function, params, *args)).spec.groups
+    ]
+    traced = max(found, key=lambda members: len(own.keys() & members.keys()), default={})
+    if not own.keys() & traced.keys():
+        return (
+            " Tracing finds no group there: something that reads these units keeps them in their "
+            "order. Leave the group out."
+        )
+    missing, wrong = _listed(traced.keys() - own.keys()), _listed(own.keys() - traced.keys())
+    if missing or wrong:
+        return (
+            (f" It lacks {missing}." if missing else "")
+            + (f" These are not in it: {wrong}." if wrong else "")
+            + " Correct these members, or take the group that unit_spec() finds."
+        )
+    others = [
+        f"{place} has exponent {own[place].exponent} and flips={own[place].flips}, tracing finds "
+        f"{member.exponent} and {member.flips}"
+        for place, member in sorted(traced.items(), key=lambda item: by_path(item[0]))
+        if (own[place].exponent, own[place].flips) != (member.exponent, member.flips)
+    ]
+    if others:
+        return f" Its members are right, what is done to them is not: {'; '.join(others)}."
+    return (
+        " Tracing finds the same group: raise the tolerance if this may be rounding, and see "
+        "whether the function gives the same output twice."
+    )
+
+
+def _listed(members: Collection[Member]) -> str:
+    return ", ".join(map(str, sorted(members, key=by_path)))

@@ -59,8 +59,11 @@ class Member(NamedTuple):
         return self._replace(exponent=None, flips=False)
 
     def __str__(self) -> str:
-        """Names the leaf and the axis."""
-        return f"{'/'.join(self.path) or 'params'} axis {self.axis}"
+        """Names the leaf, the axis and, where the units are not all of it, how they lie on it."""
+        whole = f"{'/'.join(self.path) or 'params'} axis {self.axis}"
+        if (self.start, self.before, self.after) == (0, 1, 1):
+            return whole
+        return f"{whole} from {self.start} as ({self.before}, units, {self.after})"
 
 
 @dataclass(frozen=True)
@@ -358,12 +361,25 @@ def _require_signs(group: Group, sign: Any) -> None:
 
 
 def num_symmetries(spec: UnitSpec) -> float:
-    """Returns the logarithm (base 10) of the number of permutations that change nothing.
+    r"""Returns the logarithm (base 10) of the number of permutations that change nothing.
+
+    It is $\sum_g \log_{10} n_g!$ over the sizes of the groups. Signs are not counted: a group of n
+    odd units has 2^n of them for each permutation. Neither are scales, of which there is no end.
+
+    Args:
+        spec: the groups.
+
+    Returns:
+        The logarithm.
 
     Example:
         >>> from pfn_optax.units import Group, UnitSpec, num_symmetries
         >>> round(num_symmetries(UnitSpec((Group("hidden", 512, ()),), ())), 1)
         1166.5
+
+    Reference:
+        Ainsworth, Hayase, Srinivasa, "Git Re-Basin: merging models modulo permutation symmetries",
+        ICLR 2023, table 1; it counts every layer by itself and rounds each factorial down.
     """
     return sum(math.lgamma(group.size + 1) for group in spec.groups) / math.log(10)
 
