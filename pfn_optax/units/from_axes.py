@@ -39,9 +39,7 @@ def spec_from_axes(params: Any, axes: Mapping[str, Sequence[str | Member]]) -> U
         ...     return jax.nn.relu(x @ params["in"] + params["bias"]) @ params["out"]
         >>> check_spec(spec, predict, params, jnp.ones((1, 3)))
     """
-    shapes: dict[Path, Shape] = {
-        path: tuple(jnp.shape(leaf)) for path, leaf in named_leaves(params)
-    }
+    shapes = {path: tuple(jnp.shape(leaf)) for path, leaf in named_leaves(params)}
     groups = [_group(name, places, shapes) for name, places in axes.items()]
     uses = Counter((group.size, member.place) for group in groups for member in group.members)
     for (_, place), number in uses.items():
@@ -58,15 +56,14 @@ def _group(name: str, places: Sequence[str | Member], shapes: dict[Path, Shape])
         raise ValueError(f'group {name!r} needs a list of axes, as ["Dense_0/kernel:1"].')
     members = [_member(name, place, shapes) for place in places]
     own = [member for member, place in zip(members, places, strict=True) if isinstance(place, str)]
-    first = min(own or members, key=lambda member: _room(member, shapes) if not own else 0)
+    first = own[0] if own else min(members, key=lambda member: _room(member, shapes))
     size = _room(first, shapes)
     for member in members:
-        length = shapes[member.path][member.axis]
         room = _room(member, shapes)
-        if room < size or (member in own and room != size):
+        if room < max(size, 1) or (member in own and room != size):
             raise ValueError(
                 f"group {name!r}: {member} has room for {room} units, {first} for {size}."
-                + _flattened(member, length, size)
+                + _flattened(member, room, size)
             )
     return Group(name, size, tuple(sorted(members, key=by_path)))
 
@@ -76,13 +73,13 @@ def _room(member: Member, shapes: dict[Path, Shape]) -> int:
     return (shapes[member.path][member.axis] - member.start) // (member.before * member.after)
 
 
-def _flattened(member: Member, length: int, size: int) -> str:
-    if member.before > 1 or member.after > 1 or not size or length % size:
+def _flattened(member: Member, room: int, size: int) -> str:
+    if room <= size or room % size:
         return ""
     return (
-        f" If the units are flattened with {length // size} pixels, pass "
-        f"Member({member.path}, {member.axis}, before={length // size}) (after=... where the "
-        "pixels come last)."
+        f" Where they are flattened together with {room // size} pixels, pass "
+        f"Member({member.path}, {member.axis}, before={room // size}), or after= if the pixels "
+        "come last."
     )
 
 
