@@ -363,8 +363,8 @@ def _require_signs(group: Group, sign: Any) -> None:
 def num_symmetries(spec: UnitSpec) -> float:
     """Returns the logarithm (base 10) of the number of permutations that change nothing.
 
-    A group of n units has n! of them, and all groups the product. Signs are not counted: n odd units
-    have 2^n of them for each permutation. Neither are scales, of which there is no end.
+    A group of n units has n! of them, and all groups the product. Signs are not counted: n odd
+    units have 2^n of them for each permutation. Neither are scales, of which there is no end.
 
     Args:
         spec: the groups.

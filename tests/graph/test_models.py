@@ -115,6 +115,17 @@ GRU = [
     ],
 ]
 
+# The first round reads neither of its states, which are zero; the second keeps some of the cell.
+LSTM = [
+    ("loss", "second", "head"),
+    *[("second", "first", f"cell/{name}") for name in ("hi", "hf", "hg", "ho")],
+    *[("second", "data", f"cell/{name}") for name in ("ii", "if", "ig", "io")],
+    ("second", "first cell", None),
+    ("first", "first cell", None),
+    ("first", "data", "cell/io"),
+    *[("first cell", "data", f"cell/{name}") for name in ("ii", "if", "ig")],
+]
+
 SCANNED = [
     ("loss", "output", "head"),
     ("output", "hidden", "layers/down"),
@@ -142,8 +153,14 @@ EXPECTED = {
     "transformer": transformer(),
     "nnx_transformer": transformer(),
     "gru": GRU,
+    "lstm": LSTM,
     "elman": ELMAN,
     "scanned_layers": SCANNED,
+    "vgg16": chain(
+        *(f"classifier/Dense_{index}" for index in (2, 1, 0)),
+        *(f"Conv_{index}" for index in reversed(range(13))),
+    ),
+    "resnet20": resnet((3, 3, 3), 16),
     "resnet18": resnet((2, 2, 2, 2), **IMAGENET),
     "resnet50": resnet((3, 4, 6, 3), bottleneck=True, **IMAGENET),
     "nnx_resnet18": resnet((2, 2, 2, 2), **IMAGENET),

@@ -19,10 +19,16 @@ from tests.zoo.chains import (
     vgg,
     weight_normalized,
 )
-from tests.zoo.loops import elman, gru, scanned_layers
+from tests.zoo.loops import elman, gru, lstm, scanned_layers
 from tests.zoo.residual import nnx_resnet, resnet
 
 IMAGENET = {"width": 64, "image": 224, "num_classes": 1000}
+RESNET20 = {"stages": (3, 3, 3), "width": 16, "num_classes": 10, "small_stem": True}
+VGG16 = {
+    "stages": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+    "dense": (4096, 4096, 1000),
+    "image": 224,
+}
 
 # Builders at their small default size.
 SMALL: dict[str, Callable[..., Case]] = {
@@ -44,12 +50,15 @@ SMALL: dict[str, Callable[..., Case]] = {
     "transformer": transformer,
     "nnx_transformer": nnx_transformer,
     "gru": gru,
+    "lstm": lstm,
     "elman": elman,
     "scanned_layers": scanned_layers,
 }
 
 # Builders at the size of the papers, to be made with `jax.eval_shape`.
 LARGE: dict[str, Callable[..., Case]] = {
+    "vgg16": functools.partial(vgg, **VGG16),
+    "resnet20": functools.partial(resnet, **RESNET20),
     "resnet18": functools.partial(resnet, stages=(2, 2, 2, 2), **IMAGENET),
     "resnet50": functools.partial(resnet, stages=(3, 4, 6, 3), bottleneck=True, **IMAGENET),
     "nnx_resnet18": functools.partial(nnx_resnet, stages=(2, 2, 2, 2), **IMAGENET),
@@ -68,6 +77,7 @@ __all__ = [
     "gru",
     "inception",
     "low_rank_adapted",
+    "lstm",
     "mlp",
     "nnx_resnet",
     "nnx_transformer",

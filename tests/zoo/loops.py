@@ -8,19 +8,26 @@ from tests.zoo.case import Case, Make, concrete, integers, linen_case, plain_cas
 
 
 class _Recurrent(nn.Module):
+    cell: type[nn.RNNCellBase]
     width: int
     num_classes: int
 
     @nn.compact
     def __call__(self, x):
-        states = nn.RNN(nn.GRUCell(self.width, name="cell"))(x)
+        states = nn.RNN(self.cell(self.width, name="cell"))(x)
         return nn.Dense(self.num_classes, name="head")(states[:, -1])
 
 
 def gru(width=4, length=3, make: Make = concrete) -> Case:
     """Gated recurrent units, and a head on the last state."""
     inputs, labels = vectors(make, 2, length, 5), integers(make, 3, 2)
-    return linen_case("GRU", _Recurrent(width, 3), inputs, labels, make=make)
+    return linen_case("GRU", _Recurrent(nn.GRUCell, width, 3), inputs, labels, make=make)
+
+
+def lstm(width=4, length=3, make: Make = concrete) -> Case:
+    """Long short-term memory (Hochreiter and Schmidhuber 1997): two states, a head on the last."""
+    inputs, labels = vectors(make, 2, length, 5), integers(make, 3, 2)
+    return linen_case("LSTM", _Recurrent(nn.LSTMCell, width, 3), inputs, labels, make=make)
 
 
 def elman(width=4, length=3, make: Make = concrete) -> Case:

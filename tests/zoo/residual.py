@@ -2,6 +2,7 @@
 
 At their real size, ResNet-18 is `stages=(2, 2, 2, 2)` and ResNet-50 `(3, 4, 6, 3)` with
 `bottleneck`, both with `width=64, image=224, num_classes=1000`; make those with `jax.eval_shape`.
+ResNet-20, made for CIFAR-10, is `(3, 3, 3)` with `small_stem`, `width=16, num_classes=10`.
 """
 
 import functools
@@ -60,10 +61,16 @@ def blocks_of(stages: tuple[int, ...], width: int, bottleneck: bool) -> tuple[Bl
 
 
 def resnet(
-    stages=(2, 1), width=4, bottleneck=False, image=32, num_classes=3, make: Make = concrete
+    stages=(2, 1),
+    width=4,
+    bottleneck=False,
+    image=32,
+    num_classes=3,
+    small_stem=False,
+    make: Make = concrete,
 ) -> Case:
     inputs, labels = vectors(make, 1, image, image, 3), integers(make, num_classes, 1)
-    net = _LinenResNet(blocks_of(stages, width, bottleneck), width, num_classes)
+    net = _LinenResNet(blocks_of(stages, width, bottleneck), width, num_classes, small_stem)
     return linen_case("ResNet", net, inputs, labels, make=make)
 
 
@@ -104,12 +111,15 @@ class _LinenResNet(nn.Module):
     blocks: tuple[Block, ...]
     width: int
     num_classes: int
+    small_stem: bool
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(self.width, (7, 7), 2, use_bias=False, name="stem")(x)
+        size, stride = (3, 1) if self.small_stem else (7, 2)
+        x = nn.Conv(self.width, (size, size), stride, use_bias=False, name="stem")(x)
         x = nn.relu(nn.BatchNorm(use_running_average=True, name="stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        if not self.small_stem:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for block in self.blocks:
             x = _LinenBlock(block, name=block.name)(x)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))

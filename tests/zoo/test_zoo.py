@@ -27,9 +27,10 @@ def test_linen_and_nnx_have_the_same_layers(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("resnet18", 11.69), ("resnet50", 25.56)], ids=["18", "50"]
+    ("name", "millions"),
+    [("vgg16", 138.36), ("resnet20", 0.27), ("resnet18", 11.69), ("resnet50", 25.56)],
 )
-def test_large_resnets_have_as_many_parameters_as_in_the_paper(name, millions):
+def test_large_models_have_as_many_parameters_as_in_the_paper(name, millions):
     params = LARGE[name](make=jax.eval_shape).params
     assert round(sum(leaf.size for _, leaf in named_leaves(params)) / 1e6, 2) == millions
 
