@@ -228,7 +228,7 @@ def alike(step: Step, *, first: int = 0, last: int | None = None) -> list[Factor
             step.exponents.require_equal(group, expressions[0], expression)
         known[label, group] = expressions[0]
     # Where only zeros stand, as one likes.
-    free = [i for i in operands if i not in bound]
+    free = [i for i in operands if i not in bound and not is_elementwise]
     loose = {label for i in free for term in step.scheme.inputs[i] for label in labels(term)}
     return step.results(
         known, lambda label: step.exponents.new_unknown() if label in loose else ZERO
@@ -297,6 +297,8 @@ def multiplied(step: Step, signs: tuple[int, int] = (1, 1)) -> list[Factors]:
 
 def divided(step: Step) -> list[Factors]:
     """Exponents are subtracted."""
+    if step.values[1].is_free:  # a number divided by zero keeps its sign
+        return invariant(step)
     return multiplied(step, (1, -1))
 
 
@@ -304,7 +306,7 @@ def power(degree: Fraction | int) -> "Rule":
     """Exponents are multiplied by the degree."""
 
     def rule(step: Step) -> list[Factors]:
-        if step.values[0].is_free and degree:
+        if step.values[0].is_free and degree > 0:
             return step.free_results()
         met = step.met([0])
         return step.results({key: combined((found[0], degree)) for key, found in met.items()})
