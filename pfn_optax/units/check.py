@@ -75,7 +75,8 @@ def check_spec(
                 names = ", ".join(map(_described, groups))
                 raise UnitSpecError(
                     f"{change} group {names} changes the output by {error:.2g} of its size, "
-                    f"{allowed:.2g} are allowed." + _advice(groups, function, params, *inputs)
+                    f"{allowed:.2g} are allowed."
+                    + _advice(change, groups, function, params, *inputs)
                 )
 
         def require_each_same(
@@ -240,7 +241,11 @@ def _described(group: Group) -> str:
 
 
 def _advice(
-    groups: tuple[Group, ...], function: Callable[..., Any], params: Any, *args: Any
+    change: str,
+    groups: tuple[Group, ...],
+    function: Callable[..., Any],
+    params: Any,
+    *args: Any,
 ) -> str:
     """What tracing finds other than what a group says, and what to do."""
     if len(groups) != 1:
@@ -263,11 +268,11 @@ def _advice(
             + (f" These are not in it: {wrong}." if wrong else "")
             + " Correct these members, or take the group that unit_spec() finds."
         )
+    what = {"rescaling": "exponent", "flipping": "flips"}.get(change)
     others = [
-        f"{place} has exponent {own[place].exponent} and flips={own[place].flips}, tracing finds "
-        f"{member.exponent} and {member.flips}"
+        f"{place} has {what} {getattr(own[place], what)}, tracing finds {getattr(member, what)}"
         for place, member in sorted(traced.items(), key=lambda item: by_path(item[0]))
-        if (own[place].exponent, own[place].flips) != (member.exponent, member.flips)
+        if what and getattr(own[place], what) != getattr(member, what)
     ]
     if others:
         return f" Its members are right, what is done to them is not: {'; '.join(others)}."
