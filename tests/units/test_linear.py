@@ -26,6 +26,19 @@ def test_an_expression_vanishes_where_the_equations_say_so(rows, candidate):
     assert (not system.reduced(expression(candidate))) == is_implied
 
 
+@given(st.lists(COEFFICIENTS, max_size=5), COEFFICIENTS)
+def test_modulo_two_every_point_is_tried(rows, candidate):
+    """Of the sixteen points, the candidate vanishes on all that solve the equations, or not."""
+    system = LinearSystem(modulus=2)
+    for row in rows:
+        system.require_zero(expression(row))
+    points = np.indices((2,) * 4).reshape(4, -1)
+    matrix = np.asarray(rows, int).reshape(-1, 4)
+    solutions = points[:, ~(matrix @ points % 2).any(0)]
+    is_implied = not (candidate @ solutions % 2).any()
+    assert (not system.reduced(expression(candidate))) == is_implied
+
+
 def test_contradictions():
     one = {LinearSystem.ONE: Fraction(1)}
     x_is_one = combined(({0: Fraction(1)}, 1), (one, -1))
