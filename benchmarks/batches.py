@@ -27,8 +27,8 @@ import optax
 import tyro
 
 from benchmarks import tables
-from benchmarks.overhead import interleaved_medians
 from benchmarks.records import environment, write
+from benchmarks.timing import interleaved_medians
 from pfn_optax import FlowGraph, pfn, unit_graph
 
 EVERY = 50

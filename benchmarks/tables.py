@@ -7,6 +7,7 @@ is copied by hand.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 PAGE, RESULTS = FOLDER / "README.md", FOLDER / "results"
 
+_DIAGNOSING, _OTHER = ", diagnosing step", ", other steps"
 _TABLE = re.compile(r"<!-- table (?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -44,24 +46,73 @@ def solver(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown([*header, "bytes per edge"], lines)
 
 
+def loop(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the times of solves within a loop, beside the peer that is fair there."""
+    lines = []
+    for row in rows:
+        times, accepted = row["loop_milliseconds"], row["accepted"]
+        ours, peer, warm = (times.get(name) for name in ("ours", "OR-Tools", "ours, warm"))
+        lines.append(
+            [
+                row["graph"],
+                str(row["num_edges"]),
+                _number(ours),
+                _number(peer),
+                _ratio(ours, peer),
+                _number(warm),
+                _ratio(warm, peer),
+                "-" if accepted is None else f"{accepted:.0%} of {row['loop_solves']}",
+            ]
+        )
+    header = ["graph", "edges", "ours, ms", "OR-Tools, ms", "ours / OR-Tools", "ours warm, ms"]
+    return markdown([*header, "warm / OR-Tools", "solves without rounds"], lines)
+
+
 def overhead(record: Mapping[str, Any]) -> str:
     """Formats the updates' times, and what a diagnosis period adds to a training step."""
-    updates, whole = record["update_seconds"], record["step_seconds"]
-    plain, every = updates["sgd"], record["every"]
+    updates, compiles = record["update_seconds"], record["compile_seconds"]
+    whole, every, plain = record["step_seconds"], record["every"], updates["sgd"]
+    arms = [name.removesuffix(_DIAGNOSING) for name in updates if name.endswith(_DIAGNOSING)]
     lines = [
-        [name, f"{1e3 * time:.3f}", f"{1e3 * (time - plain):.3f}", f"{(time - plain) / whole:.3%}"]
+        [
+            name,
+            f"{1e3 * time:.2f}",
+            f"{1e3 * (time - plain):.2f}",
+            f"{(time - plain) / whole:.3%}",
+            f"{compiles[name] - compiles['sgd']:.1f}",
+        ]
         for name, time in updates.items()
     ]
-    other, diagnosing = updates["pfn, other steps"], updates["pfn, diagnosing step"]
-    amortised = ((every - 1) * other + diagnosing) / every - plain
-    ratio = other / updates["clip_by_global_norm"]
+    totals = []
+    for arm in arms:
+        other, diagnosing = updates[arm + _OTHER], updates[arm + _DIAGNOSING]
+        amortised = ((every - 1) * other + diagnosing) / every - plain
+        totals.append([arm, f"{1e3 * amortised:.2f}", f"{amortised / whole:.3%}"])
+    graphs = "; ".join(
+        f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        for name, counts in record["graphs"].items()
+    )
+    ratio = updates["layers" + _OTHER] / updates["clip_by_global_norm"]
     return "\n\n".join(
         (
             f"{record['num_params']:,} parameters, batch {record['batch_size']}, JAX "
-            f"{record['jax']} on {record['device']}: {1e3 * whole:.0f} ms a training step.",
-            markdown(["update", "ms", "cost beyond SGD, ms", "share of a training step"], lines),
-            f"Amortised at N = {every}: {amortised / whole:.3%} of a step. An update that does not "
-            f"diagnose takes {ratio:.2f} times the update behind `optax.clip_by_global_norm`.",
+            f"{record['jax']} on {record['device']}: {1e3 * whole:.0f} ms a training step. Graph "
+            f"of {graphs}; drawn in {record['draw_seconds']:.1f} s.",
+            markdown(
+                [
+                    "update",
+                    "ms",
+                    "cost beyond SGD, ms",
+                    "share of a training step",
+                    "compile beyond SGD, s",
+                ],
+                lines,
+            ),
+            markdown(
+                ["graph", f"amortised at N = {every}, ms", "share of a training step"], totals
+            ),
+            f"An update that does not diagnose takes {ratio:.2f} times the update behind "
+            "`optax.clip_by_global_norm`.",
         )
     )
 
@@ -79,13 +130,60 @@ def batches(record: Mapping[str, Any]) -> str:
     return markdown(header, lines)
 
 
+def scaling(record: Mapping[str, Any]) -> str:
+    """Formats the largest graph of each family, and how fast the time grows up to it."""
+    lines = []
+    families = dict.fromkeys(row["family"] for row in record["rows"])
+    for family in families:
+        rows = [row for row in record["rows"] if row["family"] == family]
+        *_, before, last = rows
+        calls, loops = last["milliseconds"], last["loop_milliseconds"]
+        growth = [
+            math.log(last["loop_milliseconds"][name] / before["loop_milliseconds"][name])
+            / math.log(last["num_edges"] / before["num_edges"])
+            for name in ("ours", "OR-Tools")
+            if name in loops
+        ]
+        num_bytes = last["static_bytes"] + last["xla_bytes"]
+        lines.append(
+            [
+                family,
+                str(last["num_nodes"]),
+                str(last["num_edges"]),
+                *(_number(loops.get(name)) for name in ("ours", "ours, warm", "OR-Tools")),
+                *(_number(calls.get(name)) for name in ("scipy", "igraph", "PyMaxflow")),
+                " and ".join(f"{power:.1f}" for power in growth),
+                f"{num_bytes / 2**20:.1f}",
+                f"{last['trace_seconds'] + last['compile_seconds']:.1f}",
+            ]
+        )
+    header = ["family", "nodes", "edges", "ours, ms", "ours warm, ms", "OR-Tools, ms"]
+    header += ["scipy, ms", "igraph, ms", "PyMaxflow, ms", "power of the edges"]
+    return markdown([*header, "memory, MiB", "trace and compile, s"], lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _ratio(value: float | None, other: float | None) -> str:
+    return "-" if value is None or other is None else f"{value / other:.2f}"
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Formats a table."""
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-TABLES = {"solver": solver, "overhead": overhead, "batches": batches}
+# By the name in the page: whose measurements, and how they are shown.
+TABLES = {
+    "solver": ("solver", solver),
+    "loop": ("solver", loop),
+    "scaling": ("scaling", scaling),
+    "overhead": ("overhead", overhead),
+    "batches": ("batches", batches),
+}
 
 
 def rewritten(page: str, records: Mapping[str, Any]) -> str:
@@ -93,7 +191,7 @@ def rewritten(page: str, records: Mapping[str, Any]) -> str:
 
     Args:
         page: Markdown with markers.
-        records: the measurements by name of the table.
+        records: the measurements by name of the benchmark.
 
     Returns:
         The page with the tables of these measurements.
@@ -102,16 +200,18 @@ def rewritten(page: str, records: Mapping[str, Any]) -> str:
         ValueError: if the page does not have each table once.
     """
     names = _TABLE.findall(page)
-    if sorted(names) != sorted(records):
+    shown = [name for name, (benchmark, _) in TABLES.items() if benchmark in records]
+    if sorted(names) != sorted(shown):
         raise ValueError(
             f"the page has the tables {', '.join(names) or 'none'}, the results "
-            f"{', '.join(sorted(records)) or 'none'}; each must be there once, between "
+            f"{', '.join(sorted(shown)) or 'none'}; each must be there once, between "
             "<!-- table NAME --> and <!-- end -->."
         )
 
     def table(match: re.Match[str]) -> str:
         name = match["name"]
-        return f"<!-- table {name} -->\n{TABLES[name](records[name])}\n<!-- end -->"
+        benchmark, formatted = TABLES[name]
+        return f"<!-- table {name} -->\n{formatted(records[benchmark])}\n<!-- end -->"
 
     return _TABLE.sub(table, page)
 

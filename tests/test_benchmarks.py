@@ -2,14 +2,17 @@
 
 import copy
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from benchmarks import batches, tables
+from benchmarks import batches, figures, graphs, overhead, peers, scaling, tables
+from benchmarks.resnet import resnet
 from pfn_optax import pfn
 from tests.tolerance import rtol
 
@@ -40,6 +43,167 @@ def test_solvers_that_were_not_installed_are_dashes():
     row["num_core_edges"] = 1
     *_, line = tables.solver([row]).splitlines()
     assert line.startswith(f"| {row['graph']} | {row['num_edges']} | 0 | 1 | 2 | - |")
+
+
+def test_a_loop_without_its_peer_is_shown_with_dashes():
+    row = {
+        "graph": "4 x 4",
+        "num_edges": 56,
+        "loop_solves": 20,
+        "loop_milliseconds": {"ours": 0.25, "ours, warm": 0.125},
+        "accepted": 0.9,
+    }
+    alone = row | {"loop_milliseconds": {"ours": 0.25}, "accepted": None}
+    beside = row | {"loop_milliseconds": row["loop_milliseconds"] | {"OR-Tools": 0.05}}
+    *_, first, second, third = tables.loop([row, alone, beside]).splitlines()
+    assert first == "| 4 x 4 | 56 | 0.25 | - | - | 0.125 | - | 90% of 20 |"
+    assert second == "| 4 x 4 | 56 | 0.25 | - | - | - | - | - |"
+    assert third == "| 4 x 4 | 56 | 0.25 | 0.05 | 5.00 | 0.125 | 2.50 | 90% of 20 |"
+
+
+def test_overhead_is_amortised_over_the_period():
+    milliseconds = {
+        "sgd": 10,
+        "clip_by_global_norm": 12,
+        "layers, diagnosing step": 61,
+        "layers, other steps": 11,
+    }
+    record = {
+        "jax": "0",
+        "device": "cpu",
+        "num_params": 1000,
+        "batch_size": 128,
+        "every": 50,
+        "graphs": {"layers": {"nodes": 3, "edges": 4, "blocks": 4}},
+        "draw_seconds": 0.5,
+        "step_seconds": 4.0,
+        "update_seconds": {name: time / 1e3 for name, time in milliseconds.items()},
+        "compile_seconds": dict.fromkeys(milliseconds, 2.0) | {"sgd": 0.5},
+    }
+    text = tables.overhead(record)
+    # (49 x 11 + 61) / 50 - 10 = 2 ms, of 4,000.
+    assert "| layers | 2.00 | 0.050% |" in text
+    assert "| layers, diagnosing step | 61.00 | 51.00 | 1.275% | 1.5 |" in text
+    assert "takes 0.92 times the update" in text
+
+
+@pytest.mark.parametrize("family", graphs.FAMILIES)
+def test_families_have_about_the_size_that_was_asked_for(family):
+    for size in (100, 1000):
+        case = graphs.FAMILIES[family](size)
+        assert abs(case.network.num_nodes - size) <= 16
+        assert graphs.draw_capacities(case, (2,)).shape == (2, case.network.num_edges)
+
+
+def test_the_ends_of_layered_graphs_cannot_be_the_cut():
+    case = graphs.Case(graphs.layered(4, 3), is_layered=True)
+    capacities = graphs.draw_capacities(case)
+    is_end = np.isin(case.network.tails, case.network.source)
+    is_end |= np.isin(case.network.heads, case.network.sink)
+    assert is_end.sum() == 6
+    assert capacities[is_end].sum() / 2 > capacities[~is_end].sum() / 3
+
+
+def test_capacities_drift_by_a_hundredth():
+    case = graphs.Case(graphs.layered(6, 8), is_layered=True)
+    changes = np.diff(np.log(graphs.drifting(case, 40)), axis=0)
+    np.testing.assert_allclose(changes.std(), 0.01, rtol=0.05)
+    np.testing.assert_allclose(changes.mean(), 0, atol=0.001)
+
+
+@functools.cache
+def smallest_graphs():
+    """The measurements of the smallest layered graph and chain, as read from their JSON."""
+    cases = {
+        "chain of layers": graphs.Case(graphs.chain(3, 2)),
+        "layered": graphs.Case(graphs.layered(3, 2), is_layered=True),
+    }
+    rows = [scaling.measure(family, case, 1) for family, case in cases.items()]
+    return json.loads(json.dumps(rows))
+
+
+def test_every_solver_is_measured_in_a_call_and_ours_warm_where_layered():
+    chain, layered = smallest_graphs()
+    for row in (chain, layered):
+        assert set(row["milliseconds"]) == {"ours", *peers.PREPARE}
+        assert min(row["milliseconds"].values()) > 0
+        assert row["xla_bytes"] >= 4 * row["num_edges"]  # the capacities, at least
+    assert set(chain["loop_milliseconds"]) == {"ours", "OR-Tools"}
+    assert chain["accepted"] is None
+    assert set(layered["loop_milliseconds"]) == {"ours", "OR-Tools", "ours, warm"}
+    assert 0.5 < layered["accepted"] <= 1
+    assert layered["static_bytes"] > chain["static_bytes"]
+
+
+def test_a_kept_graph_is_solved_with_each_row_of_capacities():
+    case = graphs.Case(graphs.sparse(8, 30))
+    capacities = graphs.draw_capacities(case, (5,))
+    values = peers.ortools_loop(case.network, capacities)()
+    others = [peers.prepare_scipy(case.network, row)()() for row in capacities]
+    np.testing.assert_allclose(values, others, rtol=1e-6)
+    assert np.unique(values).size == 5
+
+
+def scaling_record():
+    """Four families, each of two sizes, made up from two small graphs."""
+    small = smallest_graphs()[1]
+    large = small | {
+        "num_nodes": 10 * small["num_nodes"],
+        "num_edges": 10 * small["num_edges"],
+        "loop_milliseconds": {
+            name: 100 * time for name, time in small["loop_milliseconds"].items()
+        },
+    }
+    return {
+        "rows": [row | {"family": name} for name in graphs.FAMILIES for row in (small, large)],
+    }
+
+
+def test_growth_is_the_power_of_the_edges():
+    *_, last = tables.scaling(scaling_record()).splitlines()
+    assert last.startswith("| sparse | 80 | 120 |")
+    assert "| 2.0 and 2.0 |" in last
+
+
+def test_the_picture_shows_what_was_measured(tmp_path):
+    record = scaling_record()
+    figure = figures.scaling(record)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 6
+    for family in graphs.FAMILIES:
+        axes = figure.axes[titles.index(f"{family}: time per solve")]
+        lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+        assert set(lines) == {label for label, _ in figures.LINES.values()}
+        its = [row for row in record["rows"] if row["family"] == family]
+        loops = [row["loop_milliseconds"]["ours, warm"] for row in its]
+        np.testing.assert_array_equal(lines["ours, warm"], loops)
+    figures.save(figure, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resnet_18_has_the_parameters_of_the_usual_one():
+    model = nnx.eval_shape(lambda: resnet(rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    assert sum(leaf.size for leaf in leaves) == 11_173_962
+
+
+def test_an_update_goes_through_the_gradients_in_turn():
+    gradients = [jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])]
+    update = overhead.update_alone(optax.identity(), jnp.zeros(2), gradients)
+    changes = [update.run() for _ in range(3)]
+    # SGD with rate 0.1 and momentum 0.9: the traces are (1, 0), (0.9, 2), (1.81, 1.8).
+    expected = -0.1 * np.array([[1, 0], [0.9, 2], [1.81, 1.8]])
+    np.testing.assert_allclose(np.stack(changes), expected, rtol=rtol())
+    assert update.compile_seconds > 0
+
+
+@pytest.mark.slow
+def test_overhead_is_measured_on_a_narrow_network():
+    config = overhead.Config(batch_size=2, repeats=1, num_steps=2, num_blocks=2, width=2)
+    record = overhead.measure(config)
+    assert record["graphs"]["units"]["nodes"] > record["graphs"]["layers"]["nodes"]
+    assert set(record["update_seconds"]) == set(record["compile_seconds"])
+    assert "| units, warm |" in tables.overhead(record)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.solver import chain, layered
+from benchmarks.graphs import chain, layered
 from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
 
 
