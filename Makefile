@@ -20,9 +20,11 @@ lint: $(VENV)/.has-dev
 
 bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.solver --json benchmarks/results/solver.json
+	$(RUN) -m benchmarks.scaling --json benchmarks/results/scaling.json
 	$(RUN) -m benchmarks.overhead --json benchmarks/results/overhead.json
 	$(RUN) -m benchmarks.batches --json benchmarks/results/batches.json
 	$(RUN) -m benchmarks.tables
+	$(RUN) -m benchmarks.figures
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
