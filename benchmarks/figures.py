@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmarks.tables import RESULTS, measurements
 
@@ -66,8 +68,10 @@ def scaling(record: Mapping[str, Any]) -> Figure:
         for colour, (family, values) in zip(_FAMILY_COLOURS, series.items(), strict=True):
             nodes = [row["num_nodes"] for row in families[family]]
             axes.plot(nodes, values, color=colour, label=family, **_LOOP)
-        axes.set(xscale="log", yscale="log", title=title, ylabel=unit)
-        axes.legend(frameon=False, fontsize="small")
+        axes.set(xscale="log", title=title, ylabel=unit)
+    panels[0, 2].set_yscale("log")
+    panels[0, 2].legend(frameon=False, fontsize="small", loc="upper left")
+    panels[1, 2].set_ylim(bottom=0)
     for axes in panels.flat:
         axes.grid(which="major", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -105,9 +109,12 @@ def _same_limits(panels: Sequence[Axes]) -> None:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Writes a figure as PNG, without needing a display."""
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=100)
+    """Writes a figure as PNG, without needing a display, in 64 colours: a third of the bytes."""
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(100)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image.quantize(64).save(file, optimize=True)
 
 
 def main() -> None:
