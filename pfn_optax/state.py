@@ -31,7 +31,7 @@ class PFNState(NamedTuple):
         pfn_unique: bool[], whether it is the only minimum cut (up to rounding).
         pfn_rounds: i32[], push-relabel rounds it took.
         pfn_status: i32[], a `Status`.
-        pfn_warm: the last certified flow and cut, where the next solve starts, or None without
+        pfn_warm: the last certified flow and cut, where the next solve starts; empty without
             `warm_start`.
     """
 
@@ -49,7 +49,7 @@ class PFNState(NamedTuple):
     pfn_unique: jax.Array
     pfn_rounds: jax.Array
     pfn_status: jax.Array
-    pfn_warm: WarmStart | None = None
+    pfn_warm: WarmStart | tuple[()] = ()
 
 
 class WithPFNState(NamedTuple):
@@ -96,5 +96,5 @@ def initial_state(num_blocks: int, network: FlowNetwork | None) -> PFNState:
         pfn_unique=jnp.zeros((), bool),
         pfn_rounds=count(),
         pfn_status=jnp.asarray(Status.WAITING, jnp.int32),
-        pfn_warm=None if network is None else WarmStart.zeros(network),
+        pfn_warm=() if network is None else WarmStart.zeros(network),
     )

@@ -156,7 +156,7 @@ def _diagnose(
     known = Statistics(state.pfn_norms, params, layout)
     capacities = rule.block_capacities(known, layout)
     on_edges = bound.edge_capacities(capacities, rule)
-    result = max_flow(bound.network, on_edges, side=options.side, warm=state.pfn_warm)
+    result = max_flow(bound.network, on_edges, side=options.side, warm=state.pfn_warm or None)
     status = jnp.select(
         [state.pfn_norms.max() == 0, ~result.certified, jnp.isinf(result.value)],
         [Status.ZERO_GRADIENT, Status.UNCERTIFIED, Status.UNBOUNDED],
@@ -184,7 +184,9 @@ def _diagnose(
         pfn_unique=result.unique,
         pfn_rounds=result.rounds,
         pfn_status=status,
-        pfn_warm=jax.tree.map(functools.partial(jnp.where, is_good), result.warm, state.pfn_warm),
+        pfn_warm=jax.tree.map(
+            functools.partial(jnp.where, is_good), result.warm or (), state.pfn_warm
+        ),
     )
 
 

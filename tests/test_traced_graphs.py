@@ -75,7 +75,7 @@ def test_a_warm_start_changes_nothing_but_the_rounds(params, grads, units):
     for warm_start in (False, True):
         optimizer = pfn(graph=units, capacity="energy", every=1, warm_start=warm_start)
         states[warm_start] = optimizer.init(params), jax.jit(optimizer.update)
-    assert optax.tree.get(states[False][0], "pfn_warm") is None
+    assert optax.tree.get(states[False][0], "pfn_warm") == ()
     for step in range(8):
         grads = jax.tree.map(lambda g: g * np.exp(0.01 * random.normal(size=g.shape)), grads)
         given = jax.tree.map(lambda g: g * np.nan, grads) if step == 4 else grads
@@ -83,7 +83,7 @@ def test_a_warm_start_changes_nothing_but_the_rounds(params, grads, units):
             _, state = update(given, state, params)
             states[warm_start] = state, update
             rounds[warm_start].append(int(state.pfn_rounds))
-        cold, warm = (state._replace(pfn_warm=None) for state, _ in states.values())
+        cold, warm = (state._replace(pfn_warm=()) for state, _ in states.values())
         chex.assert_trees_all_equal(warm._replace(pfn_rounds=cold.pfn_rounds), cold)
     assert min(rounds[False]) > 0
     assert rounds[True][-1] == 0
