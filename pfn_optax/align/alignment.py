@@ -161,17 +161,9 @@ def align(
         networks learn the same representations?", ICLR 2016 (activations).
     """
     options = Options(method, beam_width, restarts, max_sweeps)
-    left, right = on_host("a", a), on_host("b", b)
-    require_same_leaves(left, right)
-    spec.permute(left, {})  # refuses a tree that it was not made for
-    if check is not None:
-        check_spec(spec, check[0], b, *check[1:])
-    own: dict[str, np.ndarray] = {}
-    scales: dict[str, np.ndarray] = {}
-    if rescale:
-        own, scales = balancing_scales(spec, left), balancing_scales(spec, right)
-        left, right = spec.rescale(left, own), spec.rescale(right, scales)
-    left, right = prepared(left, objective), prepared(right, objective)
+    (left, right), (own, scales) = compared(
+        ("a", "b"), (a, b), spec, objective=objective, rescale=rescale, check=check
+    )
     matching = Matching(spec, left, right, precision_of(a, b))
     if method == "activation":
         table = correlations(spec, activations, 2)
@@ -193,6 +185,31 @@ def align(
         status=status_of(options, found),
         spec=spec,
     )
+
+
+def compared(
+    names: Sequence[str],
+    models: Sequence[Any],
+    spec: UnitSpec,
+    *,
+    objective: Objective,
+    rescale: bool,
+    check: tuple[Any, ...] | None,
+) -> tuple[list[Any], list[dict[str, np.ndarray]]]:
+    """The networks as they are compared: checked, balanced if asked for, scaled by leaf.
+
+    Returns:
+        The trees, and the factors by which each was balanced.
+    """
+    trees = [on_host(name, model) for name, model in zip(names, models, strict=True)]
+    for name, tree in zip(names, trees, strict=True):
+        require_same_leaves(trees[0], tree, (names[0], name))
+    spec.permute(trees[0], {})  # refuses a tree that the spec was not made for
+    if check is not None:
+        check_spec(spec, check[0], models[-1], *check[1:])
+    balances = [balancing_scales(spec, tree) if rescale else {} for tree in trees]
+    trees = [spec.rescale(tree, balance) for tree, balance in zip(trees, balances, strict=True)]
+    return [prepared(tree, objective) for tree in trees], balances
 
 
 def one_by_one(matching: Matching, permutations: Permutations) -> Search:

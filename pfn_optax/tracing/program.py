@@ -5,7 +5,8 @@ are closed (`ClosedJaxpr`) and a scan tells its split by `num_consts` and `num_c
 they are plain, and the split is read off the shapes.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +64,8 @@ class Equation:
             and carry as the body does), or of each branch.
         num_consts: of a loop, how many of its inputs are constants of the body.
         num_carry: of a loop, how many are carried from round to round.
+        run: from the values of the inputs to those of the outputs; None at the borders of a
+            shard_map.
     """
 
     primitive: str
@@ -73,6 +76,7 @@ class Equation:
     bodies: tuple["Program", ...] = ()
     num_consts: int = 0
     num_carry: int = 0
+    run: Callable[..., Sequence[Any]] | None = None
 
 
 @dataclass(eq=False, frozen=True)
@@ -233,16 +237,23 @@ def _equation(
     eqn: Any, inputs: tuple[Variable, ...], outputs: tuple[Variable, ...], scope: str
 ) -> Equation:
     name, params = eqn.primitive.name, eqn.params
+    run = functools.partial(_run, eqn)
     if name == "cond":
         bodies = tuple(_program(branch, scope) for branch in params["branches"])
-        return Equation("branch", inputs, outputs, params, scope, bodies)
+        return Equation("branch", inputs, outputs, params, scope, bodies, run=run)
     if name == "while":
-        return _while(params, inputs, outputs, scope)
+        return replace(_while(params, inputs, outputs, scope), run=run)
     if name == "scan":
         body = _program(params["jaxpr"], scope)
-        num_consts, num_carry = _scan_split(params, inputs, outputs, body)
-        return Equation("loop", inputs, outputs, params, scope, (body,), num_consts, num_carry)
-    return Equation(name, inputs, outputs, params, scope)
+        split = _scan_split(params, inputs, outputs, body)
+        return Equation("loop", inputs, outputs, params, scope, (body,), *split, run=run)
+    return Equation(name, inputs, outputs, params, scope, run=run)
+
+
+def _run(eqn: Any, *values: Any) -> Sequence[Any]:
+    """What an equation computes; what would need other parameters is a call, and was inlined."""
+    results = eqn.primitive.bind(*values, **eqn.params)
+    return results if eqn.primitive.multiple_results else [results]
 
 
 def _while(
