@@ -136,14 +136,9 @@ def prepared(tree: Any, objective: Objective) -> Any:
 
 
 def _standardised(leaf: np.ndarray) -> np.ndarray:
-    if leaf.size < 2:
+    if leaf.size < 2 or leaf.min() == leaf.max():
         return np.zeros_like(leaf)
-    centred = leaf - leaf.mean()
-    deviation = leaf.std(ddof=1)
-    # The mean of equal entries is not always exactly them.
-    if deviation <= 1e-12 * np.abs(leaf).max(initial=0):
-        return np.zeros_like(leaf)
-    return centred / (deviation * np.sqrt(leaf.size))
+    return (leaf - leaf.mean()) / (leaf.std(ddof=1) * np.sqrt(leaf.size))
 
 
 _PREPARATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
