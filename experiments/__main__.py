@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.align_pair import AlignPairExperiment
 from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted
 from experiments.pfn import PFNExperiment
@@ -38,6 +39,7 @@ Command = (
     Annotated[PFNExperiment, tyro.conf.subcommand("pfn")]
     | Annotated[PlantedExperiment, tyro.conf.subcommand("planted")]
     | Annotated[RegulariseExperiment, tyro.conf.subcommand("regularise")]
+    | Annotated[AlignPairExperiment, tyro.conf.subcommand("align-pair")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 
