@@ -130,6 +130,38 @@ def batches(record: Mapping[str, Any]) -> str:
     return markdown(header, lines)
 
 
+def alignment(record: Mapping[str, Any]) -> str:
+    """Formats the times of the assignment solvers and of weight matching."""
+    solvers = [
+        [
+            str(row["size"]),
+            *(f"{1e3 * row['seconds'][name]:.3g}" for name in ("scipy", "optax")),
+            f"{row['seconds']['optax'] / row['seconds']['scipy']:.1f}",
+        ]
+        for row in record["assignment"]
+    ]
+    matching = [
+        [
+            row["network"],
+            row["pair"],
+            f"{row['num_params']:,}",
+            str(row["rounds"]),
+            f"{row['before']:.5g}",
+            f"{row['after']:.5g}",
+            *(f"{row['seconds'][name]:.3g}" for name in ("ours", "plain")),
+            f"{row['seconds']['plain'] / row['seconds']['ours']:.1f}",
+        ]
+        for row in record["matching"]
+    ]
+    header = ["network", "pair", "entries", "rounds", "before", "after", "ours, s", "plain, s"]
+    return "\n\n".join(
+        (
+            markdown(["n", "scipy, ms", "optax, ms", "optax / scipy"], solvers),
+            markdown([*header, "plain / ours"], matching),
+        )
+    )
+
+
 def scaling(record: Mapping[str, Any]) -> str:
     """Formats the largest graph of each family, and how fast the time grows up to it."""
     lines = []
@@ -183,6 +215,7 @@ TABLES = {
     "scaling": ("scaling", scaling),
     "overhead": ("overhead", overhead),
     "batches": ("batches", batches),
+    "alignment": ("alignment", alignment),
 }
 
 
