@@ -1,6 +1,6 @@
 """Matching networks: assignment solvers, and weight matching beside a plain NumPy loop.
 
-    python -m benchmarks.alignment [--json PATH] [--repeats 5]
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.alignment [--json PATH] [--repeats 5]
 
 - The assignment problem on standard normal profits: `optax.assignment.hungarian_algorithm`,
   compiled, and `scipy.optimize.linear_sum_assignment`.
@@ -10,7 +10,7 @@
   pairs: independent weights, which match nowhere and take many rounds, and a permuted copy with
   noise.
 
-Interleaved, medians.
+Interleaved, medians of CPU seconds; run it with OPENBLAS_NUM_THREADS=1, so that they are time.
 """
 
 import statistics
@@ -171,18 +171,26 @@ def distance(spec: UnitSpec, a: Any, b: Any, permutations: dict[str, np.ndarray]
     return float(sum(np.sum(np.square(x - moved[p], dtype=float)) for p, x in named_leaves(a)))
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of calls in turns; fewer turns where one takes long."""
+def interleaved(
+    calls: dict[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Calls in turns, fewer turns where one takes long.
+
+    Returns:
+        Median CPU seconds, on which other work on the machine has the least influence; and what
+        the calls return.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
+    results = {}
+    began = time.process_time()
     for turn in range(repeats):
-        if turn and time.perf_counter() - began > BUDGET:
+        if turn and time.process_time() - began > BUDGET:
             break
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(series) for name, series in times.items()}
+            start = time.process_time()
+            results[name] = call()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(series) for name, series in times.items()}, results
 
 
 def time_assignments(repeats: int) -> list[dict[str, Any]]:
@@ -198,7 +206,7 @@ def time_assignments(repeats: int) -> list[dict[str, Any]]:
         }
         for call in calls.values():
             call()  # compiles
-        rows.append({"size": size, "seconds": interleaved(calls, repeats)})
+        rows.append({"size": size, "seconds": interleaved(calls, repeats)[0]})
     return rows
 
 
@@ -208,16 +216,15 @@ def time_matching(repeats: int) -> list[dict[str, Any]]:
     for name, build in NETWORKS.items():
         spec = spec_of(build())
         for kind, (a, b) in pairs(spec).items():
-            ours = align(a, b, spec)
-            plain, num_rounds = plain_weight_matching(spec, a, b)
-            np.testing.assert_allclose(distance(spec, a, b, plain), ours.after, rtol=1e-5)
-            seconds = interleaved(
+            seconds, results = interleaved(
                 {
                     "ours": lambda a=a, b=b, spec=spec: align(a, b, spec),
                     "plain": lambda a=a, b=b, spec=spec: plain_weight_matching(spec, a, b),
                 },
                 repeats,
             )
+            ours, (plain, num_rounds) = results["ours"], results["plain"]
+            np.testing.assert_allclose(distance(spec, a, b, plain), ours.after, rtol=1e-5)
             rows.append(
                 {
                     "network": name,

@@ -208,7 +208,8 @@ def compared(
     if check is not None:
         check_spec(spec, check[0], models[-1], *check[1:])
     balances = [balancing_scales(spec, tree) if rescale else {} for tree in trees]
-    trees = [spec.rescale(tree, balance) for tree, balance in zip(trees, balances, strict=True)]
+    if rescale:
+        trees = [spec.rescale(tree, own) for tree, own in zip(trees, balances, strict=True)]
     return [prepared(tree, objective) for tree in trees], balances
 
 

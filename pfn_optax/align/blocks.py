@@ -196,21 +196,25 @@ class Matching:
         """Cuts prepared trees into blocks of a dtype."""
         left, right = dict(named_leaves(a)), dict(named_leaves(b))
         self.sizes = {group.name: group.size for group in spec.groups}
+        # In float64, before the entries are rounded to the dtype.
         self.constant = sum(
-            float(np.sum(np.square(leaf - right[path]))) for path, leaf in left.items()
+            float(np.vdot(leaf, leaf)) for side in (left, right) for leaf in side.values()
         )
+        used = {member.path for group in spec.groups for member in group.members}
+        fixed = sum(float(np.vdot(x, right[path])) for path, x in left.items() if path not in used)
+        one, other = ({path: side[path].astype(dtype) for path in used} for side in (left, right))
         parts: dict[tuple[str, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
         for piece in pieces_of(spec):
             if piece.grouped:
                 names = tuple(str(dim.group) for dim in piece.grouped)
-                pair = piece.cut(left[piece.path]), piece.cut(right[piece.path])
+                pair = piece.cut(one[piece.path]), piece.cut(other[piece.path])
                 parts.setdefault(names, []).append(pair)
-        self.constant += 2 * sum(float(np.vdot(x, y)) for pairs in parts.values() for x, y in pairs)
+            elif piece.path in used:
+                x, y = (piece.cut(side[piece.path]) for side in (left, right))
+                fixed += float(np.vdot(x, y))
+        self.constant -= 2 * fixed
         self.blocks = tuple(
-            Block.of(
-                names,
-                *(np.concatenate(side, -1).astype(dtype) for side in zip(*pairs, strict=True)),
-            )
+            Block.of(names, *(np.concatenate(side, -1) for side in zip(*pairs, strict=True)))
             for names, pairs in parts.items()
         )
         self.places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sizes}
