@@ -8,7 +8,7 @@ assignments as are asked for.
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from pfn_optax.align.coordinate import Search, descend
 from pfn_optax.align.murty import best_assignments
 from pfn_optax.units import UnitSpec
 
-T = TypeVar("T")
 
-
-class _Partial(NamedTuple):
+class Partial(NamedTuple):
     """An alignment of the first groups.
 
     Attributes:
@@ -103,10 +101,10 @@ def beam(
     Reference:
         Lemons, Linares Lopez, Holte, Ruml, "Beam search: faster and monotonic", ICAPS 2022.
     """
-    places = [_Partial(0.0, {})]
+    places = [Partial(0.0, {})]
     for name in order:
         places = _next_places(
-            places, lambda partial, name=name: _children(matching, name, partial), width
+            places, lambda partial, name=name: children(matching, name, partial), width
         )
     polished = (
         descend(
@@ -121,15 +119,15 @@ def beam(
 
 
 def _next_places(
-    places: Sequence[_Partial], children: Callable[[_Partial], Iterator[_Partial]], width: int
-) -> list[_Partial]:
+    places: Sequence[Partial], longer: Callable[[Partial], Iterator[Partial]], width: int
+) -> list[Partial]:
     """Place i gets the best child of the places 1, ..., i that is not taken."""
-    heap: list[tuple[float, int, _Partial, Iterator[_Partial]]] = []
-    chosen: list[_Partial] = []
-    families: list[Iterator[_Partial]] = []
+    heap: list[tuple[float, int, Partial, Iterator[Partial]]] = []
+    chosen: list[Partial] = []
+    families: list[Iterator[Partial]] = []
     number = 0
 
-    def push(family: Iterator[_Partial]) -> None:
+    def push(family: Iterator[Partial]) -> None:
         nonlocal number
         if (child := next(family, None)) is not None:
             heapq.heappush(heap, (-child.profit, number, child, family))
@@ -137,7 +135,7 @@ def _next_places(
 
     for place in range(width):
         if place < len(places):
-            push(children(places[place]))
+            push(longer(places[place]))
         for family in families:
             push(family)
         families.clear()
@@ -149,8 +147,18 @@ def _next_places(
     return chosen
 
 
-def _children(matching: Matching, name: str, partial: _Partial) -> Iterator[_Partial]:
-    """A partial alignment with one group more, the best first."""
+def children(matching: Matching, name: str, partial: Partial) -> Iterator[Partial]:
+    """Yields a partial alignment with one group more, by the best assignment first.
+
+    Args:
+        matching: the problem.
+        name: the group.
+        partial: the alignment of the groups before.
+
+    Yields:
+        Longer alignments. The assignments come in order of what they gain with the others held; a
+        block with two axes of the group, which is then fixed as well, is added to that.
+    """
     fixed = partial.permutations
     for profit, columns in best_assignments(_profit(matching, name, fixed)):
         after = {**fixed, name: columns}
@@ -161,7 +169,7 @@ def _children(matching: Matching, name: str, partial: _Partial) -> Iterator[_Par
             and block.groups.index(name) == axis
             and set(block.groups) <= set(after)
         )
-        yield _Partial(partial.profit + profit + sum(completed), after)
+        yield Partial(partial.profit + profit + sum(completed), after)
 
 
 def _profit(matching: Matching, name: str, fixed: Permutations) -> np.ndarray:

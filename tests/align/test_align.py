@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfn_optax.align import AlignmentStatus, align, distance
-from pfn_optax.align.beam import order_of
+from pfn_optax.align.beam import Partial, children, order_of
+from pfn_optax.align.blocks import Matching
 from pfn_optax.units import unit_spec
 from tests.align.networks import (
     mlp,
@@ -194,6 +195,24 @@ def test_greedy_follows_the_data_flow():
     spec, *_ = zoo("resnet")
     assert order_of(spec)[0] == "0/stem"
     assert order_of(spec)[-1] == "0/block1_0/projection"
+
+
+def test_outgoing_weights_do_not_make_a_group_known():
+    assert order_of(mlp_spec((2, 4, 3, 50))) == ("l0", "l1")
+
+
+@pytest.mark.parametrize("spec_and_pair", ["square", "chain"])
+def test_the_profit_of_a_full_alignment_is_its_inner_product(spec_and_pair):
+    if spec_and_pair == "square":
+        spec, a, b = recurrent_spec(4), recurrent(4, 0), recurrent(4, 1)
+    else:
+        spec, a, b = SPEC, mlp(SIZES, 0), mlp(SIZES, 1)
+    matching = Matching(spec, a, b, np.float64)
+    partial = Partial(0.0, {})
+    for name in order_of(spec):
+        *_, partial = itertools.islice(children(matching, name, partial), 3)
+    gained = (matching.constant - distance(a, spec.permute(b, partial.permutations))) / 2
+    assert partial.profit == pytest.approx(gained)
 
 
 def test_greedy_is_one_assignment_per_layer():
