@@ -2,7 +2,7 @@
 
 A leaf can have several groups end to end on one axis (concatenated features) or interleaved
 (flattened pixels, heads and their entries). Cut and reshaped, what is left is a list of arrays
-`[group, group, ..., rest]`, and everything that the search needs is a matrix product of two of
+`[rest, group, group, ...]`, and everything that the search needs is a matrix product of two of
 them.
 """
 
@@ -54,11 +54,11 @@ class Piece(NamedTuple):
         return tuple(self.dims[k] for k in self._order())
 
     def cut(self, leaf: np.ndarray) -> np.ndarray:
-        """The piece of a leaf, `f[*sizes of the grouped indices, rest]`."""
+        """The piece of a leaf, `f[rest, *sizes of the grouped indices]`."""
         array = leaf[self.slices].reshape([dim.size for dim in self.dims])
         order = self._order()
         rest = [k for k in range(array.ndim) if k not in order]
-        return array.transpose(order + rest).reshape(*(array.shape[k] for k in order), -1)
+        return array.transpose(rest + order).reshape(-1, *(array.shape[k] for k in order))
 
     def _order(self) -> list[int]:
         # By name, so that a matrix and one that leads back lie alike and can be joined.
@@ -128,8 +128,8 @@ class Block:
     """Entries of both networks that the same groups index.
 
     Attributes:
-        groups: the group of each axis but the last.
-        views: for each group's axis the entries of a and b, `f[*other axes, rest, size]`.
+        groups: the group of each axis but the first.
+        views: for each group's axis the entries of a and b, `f[rest, *other axes, size]`.
     """
 
     groups: tuple[str, ...]
@@ -137,11 +137,11 @@ class Block:
 
     @staticmethod
     def of(groups: tuple[str, ...], a: np.ndarray, b: np.ndarray) -> "Block":
-        """A block from `f[*sizes, rest]` of both."""
+        """A block from `f[rest, *sizes]` of both."""
         views = tuple(
             (
-                np.ascontiguousarray(np.moveaxis(a, axis, -1)),
-                np.ascontiguousarray(np.moveaxis(b, axis, -1)),
+                np.ascontiguousarray(np.moveaxis(a, axis + 1, -1)),
+                np.ascontiguousarray(np.moveaxis(b, axis + 1, -1)),
             )
             for axis in range(len(groups))
         )
@@ -160,7 +160,7 @@ class Block:
         """Inner products of the units of a and b, the other axes of b permuted: f64[size, size]."""
         a, b = self.views[axis]
         for k, group in enumerate(self.others(axis)):
-            b = b.take(permutations[group], k)
+            b = b.take(permutations[group], k + 1)
         return _gram(a, b)
 
     def change(self, axis: int, before: Permutations, after: Permutations) -> np.ndarray:
@@ -168,15 +168,13 @@ class Block:
         [other] = self.others(axis)
         moved = np.flatnonzero(before[other] != after[other])
         a, b = self.views[axis]
-        return _gram(a[moved], b[after[other][moved]] - b[before[other][moved]])
+        return _gram(a[:, moved], b[:, after[other][moved]] - b[:, before[other][moved]])
 
     def inner(self, permutations: Permutations) -> float:
         """The inner product of a and the permuted b."""
         a, b = self.views[0]
-        axes = (*self.others(0), None, self.groups[0])
-        for k, group in enumerate(axes):
-            if group is not None:
-                b = b.take(permutations[group], k)
+        for k, group in enumerate((*self.others(0), self.groups[0])):
+            b = b.take(permutations[group], k + 1)
         return float(np.vdot(a.astype(np.float64), b.astype(np.float64)))
 
 
@@ -214,7 +212,7 @@ class Matching:
                 fixed += float(np.vdot(x, y))
         self.constant -= 2 * fixed
         self.blocks = tuple(
-            Block.of(names, *(np.concatenate(side, -1) for side in zip(*pairs, strict=True)))
+            Block.of(names, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
             for names, pairs in parts.items()
         )
         self.places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sizes}

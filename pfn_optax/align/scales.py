@@ -38,7 +38,7 @@ def balancing_scales(spec: UnitSpec, params: Any) -> dict[str, np.ndarray]:
     leaves = dict(named_leaves(params))
     scalable = {group.name for group in spec.groups if group.is_scalable}
     energies = [
-        (piece, np.square(piece.cut(leaves[piece.path])).sum(axis=-1))
+        (piece, np.square(piece.cut(leaves[piece.path])).sum(axis=0))
         for piece in pieces_of(spec)
         if scalable & {dim.group for dim in piece.dims if dim.exponent}
     ]
