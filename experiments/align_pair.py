@@ -128,7 +128,7 @@ def train(dataset: Any, seed: int, epochs: int) -> tuple[Params, float]:
     """
     data = load(dataset)
     images, tests = (
-        np.float32(part.reshape(len(part), -1) / 255)
+        (part.reshape(len(part), -1) / 255).astype(np.float32)
         for part in (data.train_images, data.test_images)
     )
     generator = np.random.default_rng(seed)
