@@ -1,22 +1,36 @@
-"""Alignment: networks matched by permuting (and rescaling) hidden units.
+"""Alignment: networks matched by permuting (and rescaling) hidden units, and then merged.
 
 - `align`: moves one network to the representation in which it is nearest to another.
 - `align_many`: brings several to one representation.
 - `Alignment`, `AlignmentStatus`: what they return.
 - `distance`: the objective, on its own.
 - `unit_activations`: what the units of any function compute, for matching by activations.
+- `interpolate`, `merge`: models between models.
+- `loss_barrier`, `Curve`: the loss along the line between two models.
+- `repair`: gives the units of a merged model the statistics they have in the models.
+- `reestimate_batch_stats`: measures the running statistics of batch norms again.
 """
 
 from pfn_optax.align.activations import unit_activations
 from pfn_optax.align.alignment import Alignment, AlignmentStatus, align
+from pfn_optax.align.barrier import Curve, loss_barrier
+from pfn_optax.align.batch_norm import reestimate_batch_stats
+from pfn_optax.align.interpolation import interpolate, merge
 from pfn_optax.align.many import align_many
 from pfn_optax.align.objective import distance
+from pfn_optax.align.repair import repair
 
 __all__ = [
     "Alignment",
     "AlignmentStatus",
+    "Curve",
     "align",
     "align_many",
     "distance",
+    "interpolate",
+    "loss_barrier",
+    "merge",
+    "reestimate_batch_stats",
+    "repair",
     "unit_activations",
 ]

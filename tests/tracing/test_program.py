@@ -131,6 +131,24 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+def test_equations_run_on_arrays_and_while_tracing(name):
+    traced = trace(FUNCTIONS[name], W, X)
+
+    def run(*values):
+        return interpret(
+            traced.program,
+            values,
+            constant=lambda constant: constant.value,
+            apply=lambda equation, inputs: equation.run(*inputs),
+        )
+
+    expected = jax.tree.leaves(FUNCTIONS[name](W, X))
+    for results in (run(W, X), jax.jit(run)(W, X)):
+        for result, wanted in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_program_computes_what_its_function_does(name):
     function = FUNCTIONS[name]
     traced = trace(function, W, X)
