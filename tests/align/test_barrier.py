@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from pfn_optax.align import interpolate, loss_barrier
+from pfn_optax.align import align, interpolate, loss_barrier
 from tests.align.relu_networks import inputs, logits, mlp, mlp_spec, split
 
 A = {"w": jnp.asarray([1.0, -2.0, 0.5])}
@@ -76,11 +76,14 @@ def test_a_permuted_copy_has_a_barrier_until_it_is_put_back():
     draw = np.random.default_rng(3)
     permutations = {group.name: draw.permutation(group.size) for group in mlp_spec().groups}
     b = mlp_spec().permute(a, permutations)
-    back = mlp_spec().permute(b, {name: np.argsort(p) for name, p in permutations.items()})
+    alignment = align(a, b, mlp_spec())
+    for name, permutation in permutations.items():
+        np.testing.assert_array_equal(alignment.permutations[name], np.argsort(permutation))
     x = inputs(2)
     batches = {"train": [(x, logits(a, x).argmax(-1))]}
     before, after = (
-        loss_barrier(cross_entropy, a, other, batches, num_points=9)["train"] for other in (b, back)
+        loss_barrier(cross_entropy, a, other, batches, num_points=9)["train"]
+        for other in (b, alignment.params)
     )
     assert before.losses[0] == pytest.approx(before.losses[-1], rel=1e-5)
     assert before.barrier > 0.1
