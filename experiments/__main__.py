@@ -10,6 +10,7 @@ import tyro
 from experiments.align_pair import AlignPairExperiment
 from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted
+from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
 from experiments.pfn import PFNExperiment
 from experiments.planted import PlantedExperiment
 from experiments.regularise import RegulariseExperiment
@@ -40,6 +41,8 @@ Command = (
     | Annotated[PlantedExperiment, tyro.conf.subcommand("planted")]
     | Annotated[RegulariseExperiment, tyro.conf.subcommand("regularise")]
     | Annotated[AlignPairExperiment, tyro.conf.subcommand("align-pair")]
+    | Annotated[MergeMLPExperiment, tyro.conf.subcommand("merge")]
+    | Annotated[MergeResNetExperiment, tyro.conf.subcommand("merge-resnet")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

@@ -1,0 +1,88 @@
+"""ReLU networks with two hidden layers, and their training: one compiled loop per width."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Params = dict[str, dict[str, jax.Array]]
+
+BATCH_SIZE, LEARNING_RATE = 128, 1e-3
+
+
+def init(seed: int, sizes: tuple[int, ...]) -> Params:
+    """Draws parameters by He's rule.
+
+    Args:
+        seed: any number.
+        sizes: inputs, hidden units of each layer, outputs.
+
+    Returns:
+        A kernel and a bias per layer.
+    """
+    params = {}
+    for index, key in enumerate(jax.random.split(jax.random.key(seed), len(sizes) - 1)):
+        fan_in, fan_out = sizes[index : index + 2]
+        kernel = jax.random.normal(key, (fan_in, fan_out)) * (2 / fan_in) ** 0.5
+        params[f"Dense_{index}"] = {"kernel": kernel, "bias": jnp.zeros(fan_out)}
+    return params
+
+
+def logits(params: Params, images: jax.Array) -> jax.Array:
+    """Maps f32[batch, num_inputs] to f32[batch, num_classes]."""
+    *hidden, head = params.values()
+    x = images
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ head["kernel"] + head["bias"]
+
+
+def cross_entropy(
+    params: Params, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean cross entropy in nats, f32[], and the accuracy."""
+    scores = logits(params, images)
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+    return losses.mean(), {"accuracy": (scores.argmax(-1) == labels).mean()}
+
+
+def train(
+    seed: int, width: int, images: jax.Array, labels: jax.Array, *, epochs: int, num_classes: int
+) -> Params:
+    """Trains one network by Adam; the seed sets the parameters and the batches.
+
+    Args:
+        seed: any number.
+        width: units of each hidden layer.
+        images: f32[num_images, num_inputs].
+        labels: i32[num_images].
+        epochs: passes over the images; a remainder smaller than a batch is left out.
+        num_classes: number of outputs.
+
+    Returns:
+        The parameters.
+    """
+    draw = np.random.default_rng((seed, 1))
+    num_steps = len(labels) // BATCH_SIZE
+    orders = [draw.permutation(len(labels))[: num_steps * BATCH_SIZE] for _ in range(epochs)]
+    batches = np.stack(orders).reshape(-1, BATCH_SIZE)
+    params = init(seed, (images.shape[1], width, width, num_classes))
+    return _train(params, images, labels, jnp.asarray(batches))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _train(params: Params, images: jax.Array, labels: jax.Array, batches: jax.Array) -> Params:
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def step(carry, chosen):
+        params, state = carry
+        grads = jax.grad(lambda p: cross_entropy(p, images[chosen], labels[chosen])[0])(params)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry: Any = (params, optimizer.init(params))
+    (trained, _), _ = jax.lax.scan(step, carry, batches)
+    return trained
