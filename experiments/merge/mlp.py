@@ -74,15 +74,15 @@ def train(
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _train(params: Params, images: jax.Array, labels: jax.Array, batches: jax.Array) -> Params:
+def _train(params: Any, images: jax.Array, labels: jax.Array, batches: jax.Array) -> Params:
     optimizer = optax.adam(LEARNING_RATE)
 
-    def step(carry, chosen):
+    def step(carry: Any, chosen: jax.Array) -> tuple[Any, None]:
         params, state = carry
         grads = jax.grad(lambda p: cross_entropy(p, images[chosen], labels[chosen])[0])(params)
         updates, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    carry: Any = (params, optimizer.init(params))
+    carry = (params, optimizer.init(params))
     (trained, _), _ = jax.lax.scan(step, carry, batches)
     return trained
