@@ -126,7 +126,7 @@ def _of_batch(
             raise ValueError(
                 "statistics cannot be taken inside of shard_map: pass the function without it."
             )
-        results = equation.run(*values)
+        results = list(equation.run(*values))
         for variable, result in zip(equation.outputs, results, strict=True):
             note(variable, result)
         return results
