@@ -78,6 +78,11 @@ def test_a_merge_is_the_weighted_mean():
     expected = np.tensordot(weights / 8, stacked, 1)
     np.testing.assert_allclose(merged["w"], expected, rtol=1e-5, atol=1e-6)
     assert merged["step"] == 0
+    # Rounded once, in the end: a sum in bfloat16 is off by several of its units.
+    halves = np.stack([np.asarray(tree["half"], np.float64) for tree in (A, B, C)])
+    np.testing.assert_array_equal(
+        merged["half"], np.tensordot(weights / 8, halves, 1).astype(jnp.bfloat16)
+    )
     np.testing.assert_allclose(merge([A, B, C])["w"], stacked.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(merge([A, B], weights=[0, 1])["w"], B["w"])
     jitted = jax.jit(lambda weights: merge([A, B, C], weights=weights))(jnp.asarray(weights))
