@@ -33,14 +33,14 @@ def barriers(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             axes.plot(widths, means, "o-", color=colour, label=arm, markersize=4)
             lows, highs = ([one[bound] for one in own] for bound in ("low", "high"))
             axes.fill_between(widths, lows, highs, color=colour, alpha=0.18, linewidth=0)
-        axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xscale("log", base=2)
+        axes.set_yscale("symlog", linthresh=0.01)  # aligned barriers reach 0
         axes.set_xticks(widths, map(str, widths))
         axes.set(xlabel="width of the hidden layers", title=split)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("barrier, nats")
-    panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
-    panels[0].legend(fontsize="small", title="mean over pairs; band: 95%", title_fontsize="small")
+    panels[0].set_ylim(bottom=-0.0005)
+    panels[-1].legend(fontsize="small", title="mean over pairs; band: 95%", title_fontsize="small")
     save(figure, file)
 
 
@@ -53,11 +53,14 @@ def line(arms: Mapping[str, Any], title: str, file: Path) -> None:
         file: PNG to write.
     """
     curves = {arm: from_json(one) for arm, one in arms.items()}
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_barrier(curves, axes=left)
     draw_barrier(curves, metric="accuracy", axes=right)
     left.set_ylabel("cross entropy, nats")
-    left.get_legend().remove()
+    for axes in (left, right):
+        axes.get_legend().remove()
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
     figure.suptitle(title)
     save(figure, file)

@@ -29,7 +29,7 @@ class MergeResNetExperiment:
     width: int = 16
     """Channels of the first stage."""
     pairs: int = 3
-    """Pairs of networks, each from two seeds of its own."""
+    """Pairs of networks, each from two seeds of its own; one pair has no interval."""
     epochs: int = 2
     """Passes over the training images, by Adam."""
     num_train: int = 50_000
@@ -54,8 +54,8 @@ class MergeResNetExperiment:
 
     def __post_init__(self):
         """Check what can be checked before any work is done."""
-        if self.pairs < 2:
-            raise UsageError(f"pairs must be at least 2, for an interval; got {self.pairs}")
+        if self.pairs < 1:
+            raise UsageError(f"pairs must be at least 1; got {self.pairs}")
         if self.num_points < 3 or self.num_points % 2 == 0:
             raise UsageError(f"num_points must be odd and at least 3; got {self.num_points}")
 

@@ -137,7 +137,8 @@ def test_residual_networks_train_and_merge(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pairs": 1}, "pairs must be at least 2"),
+        ({"pairs": 0}, "pairs must be at least"),
+        ({"pairs": 1, "widths": (8,)}, "pairs must be at least 2, for an interval"),
         ({"num_points": 4}, "num_points must be odd"),
         ({"widths": ()}, "widths must be at least 2"),
         ({"widths": (8,), "path_plot": "x.png"}, "path_width must be one of the widths"),
