@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Two networks, one representation
 #
-# Two networks trained from different seeds compute nearly the same function with parameters that look nothing alike:
-# their hidden units stand in another order. Here we put them in the same order, walk from one to the other, and merge
-# them.
+# Two networks trained from different seeds compute nearly the same function with parameters
+# that look nothing alike: their hidden units stand in another order. Here we put them in the
+# same order, walk from one to the other, and merge them.
 
 # %%
 import sys
@@ -94,8 +94,8 @@ print([f"{loss(params, *test)[1]['accuracy']:.1%}" for params in (a, b)])
 # %% [markdown]
 # ## Which units may change places
 #
-# `unit_spec` traces the function and finds the groups of hidden units that can be permuted together, and it proves
-# them: it permutes, and compares the outputs.
+# `unit_spec` traces the function and finds the groups of hidden units that can be permuted
+# together, and it proves them: it permutes, and compares the outputs.
 
 # %%
 spec = unit_spec(predict, a, images[:2])
