@@ -4,6 +4,8 @@
 - `align_many`: brings several to one representation.
 - `Alignment`, `AlignmentStatus`: what they return.
 - `distance`: the objective, on its own.
+- `with_alignment`: an optax wrapper that keeps a network near a reference while it trains.
+- `permute_state`: an optimizer's state moved as the parameters were.
 - `unit_activations`: what the units of any function compute, for matching by activations.
 - `interpolate`, `merge`: models between models.
 - `loss_barrier`, `Curve`: the loss along the line between two models.
@@ -19,18 +21,22 @@ from pfn_optax.align.interpolation import interpolate, merge
 from pfn_optax.align.many import align_many
 from pfn_optax.align.objective import distance
 from pfn_optax.align.repair import repair
+from pfn_optax.align.transform import WithAlignmentState, permute_state, with_alignment
 
 __all__ = [
     "Alignment",
     "AlignmentStatus",
     "Curve",
+    "WithAlignmentState",
     "align",
     "align_many",
     "distance",
     "interpolate",
     "loss_barrier",
     "merge",
+    "permute_state",
     "reestimate_batch_stats",
     "repair",
     "unit_activations",
+    "with_alignment",
 ]
