@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
+from experiments.align_training import AlignTrainingExperiment
 from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted
 from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
@@ -43,6 +45,8 @@ Command = (
     | Annotated[AlignPairExperiment, tyro.conf.subcommand("align-pair")]
     | Annotated[MergeMLPExperiment, tyro.conf.subcommand("merge")]
     | Annotated[MergeResNetExperiment, tyro.conf.subcommand("merge-resnet")]
+    | Annotated[AlignCheckpoints, tyro.conf.subcommand("align")]
+    | Annotated[AlignTrainingExperiment, tyro.conf.subcommand("align-training")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

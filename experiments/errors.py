@@ -15,3 +15,11 @@ class DataUnavailableError(ExperimentError):
 
 class RunFolderError(ExperimentError):
     """A run folder cannot be used as asked."""
+
+
+class CheckpointError(ExperimentError):
+    """A checkpoint cannot be read or written as asked."""
+
+
+class AmbiguousUnitsError(ExperimentError):
+    """The hidden units of a checkpoint cannot be told from its names and shapes."""

@@ -137,12 +137,12 @@ def with_alignment(
             raise ValueError("with_alignment permutes the parameters: call update with them.")
         require_same_leaves(reference, params, ("the reference", "the parameters"))
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        step = optax.safe_increment(state.alignment_step)
         state = state._replace(
-            alignment_step=step, alignment_move=_identity(spec), inner_state=inner_state
+            alignment_step=optax.safe_increment(state.alignment_step),
+            alignment_move=_identity(spec),
+            inner_state=inner_state,
         )
-
-        return aligned(step % every == 0, params, updates, state)
+        return aligned(state.alignment_step % every == 0, params, updates, state)
 
     @jax.jit  # compiled once also where the caller runs eagerly
     def aligned(is_due, params, updates, state):

@@ -122,6 +122,7 @@ def test_moments_that_do_not_follow_would_be_seen():
     assert max(jax.tree.leaves(gap)) > 1e-3
 
 
+@pytest.mark.slow
 def test_batch_norm_with_its_running_averages():
     """One tree, the averages in it: they are moved by the updates, their gradients are zero."""
     case = SMALL["cnn"]()
