@@ -52,6 +52,7 @@ class Config:
         num_steps: training steps, whose gradients the updates get and whose median time counts.
         num_blocks: chunks of channels per layer in the graph of units.
         width: channels of the first stage.
+        stages: residual blocks of each stage.
         json: where to write the numbers, if anywhere.
     """
 
@@ -60,6 +61,7 @@ class Config:
     num_steps: int = 6
     num_blocks: int = 64
     width: int = 64
+    stages: tuple[int, ...] = (2, 2, 2, 2)
     json: Path | None = None
 
 
@@ -93,7 +95,7 @@ class Update(NamedTuple):
 
 def training(config: Config) -> Training:
     """Initialises the network."""
-    model = resnet(width=config.width, rngs=nnx.Rngs(0))
+    model = resnet(stages=config.stages, width=config.width, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, rest, images, labels):

@@ -199,8 +199,8 @@ def test_an_update_goes_through_the_gradients_in_turn():
 
 @pytest.mark.slow
 def test_overhead_is_measured_on_a_narrow_network():
-    config = overhead.Config(batch_size=2, repeats=1, num_steps=2, num_blocks=2, width=2)
-    record = overhead.measure(config)
+    sizes = {"batch_size": 2, "num_blocks": 2, "width": 2, "stages": (1, 1)}
+    record = overhead.measure(overhead.Config(repeats=1, num_steps=2, **sizes))
     assert record["graphs"]["units"]["nodes"] > record["graphs"]["layers"]["nodes"]
     assert set(record["update_seconds"]) == set(record["compile_seconds"])
     assert "| units, warm |" in tables.overhead(record)
