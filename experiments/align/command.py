@@ -30,7 +30,7 @@ class AlignCheckpoints:
     b: tyro.conf.Positional[Path]
     """The one that is aligned to it, of the same architecture. Neither file is ever changed."""
     out: Path | None = None
-    """Where to write B aligned; the ending sets the format. By default nothing is written."""
+    """Where to write B aligned; the ending sets the format. By default beside B: B-aligned.npz."""
     spec: str = "auto"
     """A JSON file with the axes of each group of units, or `auto`: told from names and shapes."""
     model: str | None = None
@@ -62,11 +62,11 @@ class AlignCheckpoints:
 
     def run(self) -> None:
         """Align, print what came of it, and write."""
-        if self.out is not None:
-            for given in (self.a, self.b):
-                _require_apart(self.out, given)
-            files.require_writable(self.out, overwrite=self.overwrite)
-        with tqdm(total=3 + (self.out is not None), unit=" steps") as bar:
+        out = self.out or self.b.with_name(f"{self.b.stem}-aligned{self.b.suffix}")
+        for given in (self.a, self.b):
+            _require_apart(out, given)
+        files.require_writable(out, overwrite=self.overwrite)
+        with tqdm(total=4, unit=" steps") as bar:
             bar.set_description("reading")
             a, b = files.load(self.a), files.load(self.b)
             bar.update()
@@ -92,13 +92,11 @@ class AlignCheckpoints:
                 ) from error
             seconds = time.monotonic() - started
             bar.update()
-            if self.out is not None:
-                bar.set_description("writing")
-                aligned = b._replace(tree=found.params)
-                files.save(self.out, aligned, overwrite=self.overwrite)
-                bar.update()
+            bar.set_description("writing")
+            files.save(out, b._replace(tree=found.params), overwrite=self.overwrite)
+            bar.update()
         print("\n".join([*remarks, "", table(found), "", f"matched in {seconds:.1f} s"]))
-        print(f"written to {self.out}" if self.out else "nothing written: pass --out")
+        print(f"written to {out}")
 
     def _spec(self, tree: Any) -> tuple[UnitSpec, list[str]]:
         """The groups of units, and what to tell about where they come from."""

@@ -355,7 +355,12 @@ class TestCommand:
         printed = capsys.readouterr().out
         assert "traced in" in printed
         assert "| all | 14 |" in printed
-        assert main(["align", *map(str, pair), "--model", f"{model}s", *shape]) == 2
+        beside = pair[1].with_name(f"{pair[1].stem}-aligned.npz")
+        assert f"written to {beside}" in printed
+        assert load(beside).names == load(pair[1]).names
+        assert main(["align", *map(str, pair), "--model", model, *shape]) == 2
+        assert "pass --overwrite" in capsys.readouterr().err
+        assert main(["align", *map(str, pair), "--model", f"{model}s", *shape, "--overwrite"]) == 2
         assert "cannot be imported" in capsys.readouterr().err
 
     def test_a_unit_that_is_read_by_itself_stays(self, pair, capsys):
