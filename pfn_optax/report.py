@@ -165,9 +165,13 @@ def snapshot(
             f"expected one PFNState in the optimizer state, found {len(found)} in a "
             f"{type(state).__name__}: pass the part of the state of one pfn() or with_pfn()."
         )
-    # Leaves may be wrapped in variables of `nnx.Optimizer`.
-    arrays: list[Any] = [np.asarray(jax.tree.leaves(leaf)[0]) for leaf in found[0]]
-    host = PFNState(*arrays)
+    # Leaves may be wrapped in variables of `nnx.Optimizer`. A warm start tells nothing.
+    arrays: dict[str, Any] = {
+        name: np.asarray(jax.tree.leaves(leaf)[0])
+        for name, leaf in found[0]._asdict().items()
+        if name != "pfn_warm"
+    }
+    host = PFNState(**arrays)
     layout = layout_of(
         graph, params, block_size=block_size, num_blocks=num_blocks, output_axis=output_axis
     )

@@ -88,6 +88,8 @@ def test_a_warm_start_changes_nothing_but_the_rounds(params, grads, units):
     assert min(rounds[False]) > 0
     assert rounds[True][-1] == 0
     assert states[True][0].pfn_warm.potential.any()
+    cold, warm = (cut_report(state, params, graph=units) for state, _ in states.values())
+    assert warm.bottlenecks == cold.bottlenecks
 
 
 def test_eager_jit_and_vmap_agree_on_units(params, grads, units):
