@@ -202,6 +202,34 @@ def _ratio(value: float | None, other: float | None) -> str:
     return "-" if value is None or other is None else f"{value / other:.2f}"
 
 
+def curvature(record: Mapping[str, Any]) -> str:
+    """Formats the times of the largest eigenvalues and of the density."""
+    seconds, distance, largest = record["seconds"], record["from_scipy"], record["largest"]
+    ends = ["ours", "scipy eigsh"]
+    densities = [name for name in seconds if name.endswith(", density")]
+    lines = [
+        [name, f"{seconds[name]:.2f}", f"{distance[name]:.1e}" if name in distance else "-"]
+        for name in ends
+    ]
+    shapes = [
+        [name.removesuffix(", density"), f"{seconds[name]:.2f}", f"{largest[name]:.5g}"]
+        for name in densities
+    ]
+    return "\n\n".join(
+        (
+            f"{record['num_params']:,} parameters, batch {record['batch_size']}, JAX "
+            f"{record['jax']} on {record['device']}: {seconds['product']:.3f} s a product.",
+            markdown(
+                [f"{record['num_values']} largest", "s", "largest relative distance from scipy"],
+                lines,
+            ),
+            f"Ours took {record['num_products']} products. One probe of the density, "
+            f"{record['num_steps']} products:",
+            markdown(["density", "s", "largest eigenvalue seen"], shapes),
+        )
+    )
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Formats a table."""
     rows = [header, ["---"] * len(header), *lines]
@@ -216,6 +244,7 @@ TABLES = {
     "overhead": ("overhead", overhead),
     "batches": ("batches", batches),
     "alignment": ("alignment", alignment),
+    "curvature": ("curvature", curvature),
 }
 
 

@@ -5,7 +5,6 @@ gradients -> block norms (EMA) -> [every N steps: capacities -> maximum flow, mi
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from pfn_optax.graph import BoundGraph, FlowGraph, bound_to, layout_of
 from pfn_optax.partition import OutputAxis, Partition, Path, block_energies
 from pfn_optax.state import PFNState
 from pfn_optax.status import Status
+from pfn_optax.when import when
 
 Side = Literal["source", "sink"]
 
@@ -96,27 +96,7 @@ def observe(
     # What a diagnosis decides is piecewise constant: no derivative goes through it.
     params, state = jax.lax.stop_gradient((params, state))
     diagnose = functools.partial(_diagnose, options, layout, numbers)
-    return _when((phase == 0) & is_finite, diagnose, params, state)
-
-
-def _when(
-    is_due: jax.Array,
-    function: Callable[[dict[Path, jax.Array] | None, PFNState], PFNState],
-    params: dict[Path, jax.Array] | None,
-    state: PFNState,
-) -> PFNState:
-    """Applies a function of (params, state) if it is due, as a loop of one round or none.
-
-    A `lax.cond` would become a select under `vmap` and run the function at every step; a loop runs
-    it only when it is due for any of the batch.
-    """
-
-    def once(carry):
-        # The barrier ties the parameters to the carry. Else XLA moves what depends on them alone
-        # (the ranks) out of the loop under `vmap`, to where it runs at every step.
-        return jnp.zeros_like(is_due), function(*jax.lax.optimization_barrier((params, carry[1])))
-
-    return jax.lax.while_loop(lambda carry: carry[0], once, (is_due, state))[1]
+    return when((phase == 0) & is_finite, diagnose, params, state)
 
 
 def _measure(

@@ -1,0 +1,29 @@
+"""Parameters sharded over eight devices: the same products, spectra and counts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.slow
+def test_sharded_equals_one_device():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.curvature.eight_devices"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["difference"] < 1e-5
+    one, eight = found["values"]
+    np.testing.assert_allclose(eight, one, rtol=1e-4)
+    assert found["counts"][0] == found["counts"][1]
