@@ -2,6 +2,7 @@
 
 - `unit_spec`: finds them by tracing a function, and proves them on it.
 - `UnitSpec`, `Group`, `Member`: what it finds; permutes, rescales and flips units.
+- `copy_units`, `resized`: wider and narrower layers of copies of units.
 - `spec_from_axes`: a spec written by hand.
 - `check_spec`: proves a spec, also a written one.
 - `axes_of`, `Segment`: the same groups on every value of a traced function.
@@ -10,6 +11,7 @@
 
 from pfn_optax.units.axes import Axes, Segment, axes_of
 from pfn_optax.units.check import check_spec
+from pfn_optax.units.copying import copy_units, resized
 from pfn_optax.units.find import unit_spec
 from pfn_optax.units.from_axes import spec_from_axes
 from pfn_optax.units.spec import Group, Member, UnitSpec, UnitSpecError, num_symmetries
@@ -23,7 +25,9 @@ __all__ = [
     "UnitSpecError",
     "axes_of",
     "check_spec",
+    "copy_units",
     "num_symmetries",
+    "resized",
     "spec_from_axes",
     "unit_spec",
 ]

@@ -12,6 +12,7 @@ from pfn_optax.units.factors import Slot, exponents_of, slots_of, solve
 from pfn_optax.units.homogeneity import POSITIVE_SCALES
 from pfn_optax.units.inference import Inference, infer
 from pfn_optax.units.parity import SIGNS
+from pfn_optax.units.shares import SHARES, shared_by
 from pfn_optax.units.spec import Group, Member, Shape, UnitSpec, by_path
 from pfn_optax.units.terms import Dim, Term, dims, stretches
 
@@ -102,6 +103,7 @@ def axes_of(traced: Traced) -> Axes:
     inference = infer(traced)
     exponents, unknowns = solve(inference, POSITIVE_SCALES)
     signs, _ = solve(inference, SIGNS)  # the unknowns have the same numbers
+    shares, _ = solve(inference, SHARES)
     slots: dict[Dim, list[Slot]] = {}
     for slot in unknowns:
         slots.setdefault(slot[2], []).append(slot)
@@ -114,9 +116,12 @@ def axes_of(traced: Traced) -> Axes:
         numbers = [unknowns[slot] for slot in slots[dim]]
         powers = exponents_of(exponents, dim, numbers) or {}
         flips = exponents_of(signs, dim, numbers) or {}
+        reads = shared_by(shares, dim, numbers) or {}
         members = [
             member._replace(
-                exponent=powers.get(unknowns[slot]), flips=bool(flips.get(unknowns[slot]))
+                exponent=powers.get(unknowns[slot]),
+                flips=bool(flips.get(unknowns[slot])),
+                is_read=reads.get(unknowns[slot]),
             )
             for slot in slots[dim]
             for member in _members(inference, slot)

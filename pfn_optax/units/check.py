@@ -1,7 +1,5 @@
-"""Proves a spec on the function itself: permuted, rescaled and flipped, it computes the same."""
+"""Proves a spec on the function itself: however its units are moved, it computes the same."""
 
-import contextlib
-import importlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -10,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.paths import named_leaves
+from pfn_optax.precision import double_precision
 from pfn_optax.tracing import Equation, Traced, interpret, trace
 from pfn_optax.units.axes import axes_of
+from pfn_optax.units.copying import copy_units
 from pfn_optax.units.spec import Group, Member, UnitSpec, UnitSpecError, by_path
 
 
@@ -23,12 +23,15 @@ def check_spec(
     key: jax.Array | None = None,
     tolerance: float = 1e-10,
 ) -> None:
-    """Checks that permuting, rescaling and flipping leave the outputs of a function as they are.
+    """Checks that permuting, rescaling, flipping and splitting leave the outputs as they are.
 
     All groups are permuted at once, then all scalable ones rescaled, then all units of the odd ones
-    flipped or not at random, in float64. The parameters
-    are moved at random first, because zero biases, unit scales and zero-initialised heads would
-    hide mistakes. A model that insists on a lower precision is held to half of its digits.
+    flipped or not at random, in float64. Of those that can be split every other unit becomes a copy
+    of the one before, and it must not matter how the two share what is read of them; constants
+    that depend on the number of units (1 / sqrt(n) before a layer) cannot be seen here. The
+    parameters are moved at random first, because zero biases, unit scales and zero-initialised
+    heads would hide mistakes. A model that insists on a lower precision is held to half of its
+    digits.
 
     Args:
         spec: the spec.
@@ -58,19 +61,19 @@ def check_spec(
     for name, tree in (("params", params), *((f"argument {i + 1}", a) for i, a in enumerate(args))):
         _require_numbers(name, tree)
     draw = np.random.default_rng(_seed(key))
-    with _double_precision():
+    with double_precision():
         params, *inputs = _drawn(function, (params, *args), draw)
         run = jax.jit(function)
-        expected = run(params, *inputs)
+        outputs = _numbers(run(params, *inputs))
         allowed = max(tolerance, _half_of_the_digits(trace(function, params, *inputs)))
-        if not any(np.isfinite(leaf).any() for leaf in _numbers(expected)):
+        if not any(np.isfinite(leaf).any() for leaf in outputs):
             raise UnitSpecError(
                 "the outputs are not finite at random parameters, so nothing can be checked: look "
                 "for infinite inputs and logarithms of negative numbers, or pass check=False."
             )
 
-        def require_same(change: str, groups: tuple[Group, ...], changed: Any) -> None:
-            error = _difference(expected, run(changed, *inputs))
+        def require_same(change: str, groups: tuple[Group, ...], first: Any, second: Any) -> None:
+            error = _difference(run(first, *inputs), run(second, *inputs))
             if not error <= allowed:
                 names = ", ".join(map(_described, groups))
                 raise UnitSpecError(
@@ -82,14 +85,16 @@ def check_spec(
         def require_each_same(
             change: str,
             groups: tuple[Group, ...],
-            draws: dict[str, np.ndarray],
-            apply: Callable[[Any, dict[str, np.ndarray]], Any],
+            draws: dict[str, Any],
+            apply: Callable[[Any, dict[str, Any]], Any],
+            before: Callable[[Any, dict[str, Any]], Any] = lambda params, draws: params,
         ) -> None:
             try:
-                require_same(change, groups, apply(params, draws))
+                require_same(change, groups, before(params, draws), apply(params, draws))
             except UnitSpecError:
                 for group in groups:
-                    require_same(change, (group,), apply(params, {group.name: draws[group.name]}))
+                    own = {group.name: draws[group.name]}
+                    require_same(change, (group,), before(params, own), apply(params, own))
                 raise
 
         permutations = {group.name: _cycle(draw, group.size) for group in spec.groups}
@@ -100,6 +105,16 @@ def check_spec(
         odd = tuple(group for group in spec.groups if group.is_odd)
         signs = {group.name: _some_flipped(draw, group.size) for group in odd}
         require_each_same("flipping", odd, signs, spec.flip)
+        pairs = {
+            group.name: _paired(draw, group.size) for group in spec.groups if group.is_splittable
+        }
+        require_each_same(
+            "splitting",
+            tuple(map(spec.group, pairs)),
+            pairs,
+            lambda params, pairs: _with_pairs(spec, params, pairs, is_shared=True),
+            lambda params, pairs: _with_pairs(spec, params, pairs, is_shared=False),
+        )
 
 
 def _cycle(draw: np.random.Generator, size: int) -> np.ndarray:
@@ -117,14 +132,25 @@ def _some_flipped(draw: np.random.Generator, size: int) -> np.ndarray:
     return signs
 
 
+def _paired(draw: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Units of which every other is a copy of another, and shares of both that sum to 2."""
+    order = draw.permutation(size)
+    first, second = order[: size // 2], order[size // 2 : 2 * (size // 2)]
+    copies, shares = np.arange(size), np.ones(size)
+    copies[second] = first
+    shares[first] = draw.uniform(-1, 0.5, size // 2)
+    shares[second] = 2 - shares[first]
+    return copies, shares
+
+
+def _with_pairs(spec: UnitSpec, params: Any, pairs: dict[str, Any], *, is_shared: bool) -> Any:
+    copies = {name: copies for name, (copies, _) in pairs.items()}
+    shares = {name: shares for name, (_, shares) in pairs.items()}
+    return copy_units(spec, params, copies, shares if is_shared else None)[0]
+
+
 def _seed(key: jax.Array | None) -> Any:
     return 0 if key is None else np.asarray(jax.random.key_data(key)).ravel()
-
-
-def _double_precision() -> contextlib.AbstractContextManager:
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    return importlib.import_module("jax.experimental").enable_x64()
 
 
 def _require_numbers(name: str, tree: Any) -> None:
@@ -268,7 +294,7 @@ def _advice(
             + (f" These are not in it: {wrong}." if wrong else "")
             + " Correct these members, or take the group that unit_spec() finds."
         )
-    what = {"rescaling": "exponent", "flipping": "flips"}.get(change)
+    what = {"rescaling": "exponent", "flipping": "flips", "splitting": "is_read"}.get(change)
     others = [
         f"{place} has {what} {getattr(own[place], what)}, tracing finds {getattr(member, what)}"
         for place, member in sorted(traced.items(), key=lambda item: by_path(item[0]))

@@ -63,6 +63,7 @@ class Exponents:
         order: unknowns of the parameters in the order in which the data meets them.
         producers: those of axes that stay when the data meets them.
         readers: those of axes that are contracted with the data.
+        impossible: groups whose equations contradict each other, or that have been ruled out.
     """
 
     symmetry: Symmetry
@@ -71,6 +72,7 @@ class Exponents:
     order: dict[int, None] = field(default_factory=dict)
     producers: set[int] = field(default_factory=set)
     readers: set[int] = field(default_factory=set)
+    impossible: set[Dim] = field(default_factory=set)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_number(self) -> int:
@@ -91,7 +93,10 @@ class Exponents:
 
     def require_zero(self, group: Dim, expression: Expression) -> None:
         """Adds an equation."""
-        self.system(group).require_zero(expression)
+        try:
+            self.system(group).require_zero(expression)
+        except ValueError:
+            self.impossible.add(group)
 
     def require_equal(self, group: Dim, left: Expression, right: Expression) -> None:
         """Adds an equation."""

@@ -43,6 +43,8 @@ class Member(NamedTuple):
             where the unit is produced, negative where it is read; None if the group has no such
             symmetry.
         flips: whether the leaf is multiplied by -1 when a unit is flipped.
+        is_read: whether the copies of a unit share the weights here instead of each having them
+            whole; None if the units of the group cannot be split.
     """
 
     path: Path
@@ -52,11 +54,12 @@ class Member(NamedTuple):
     after: int = 1
     exponent: Fraction | None = None
     flips: bool = False
+    is_read: bool | None = None
 
     @property
     def place(self) -> "Member":
         """The member without what is done to it there."""
-        return self._replace(exponent=None, flips=False)
+        return self._replace(exponent=None, flips=False, is_read=None)
 
     def __str__(self) -> str:
         """Names the leaf, the axis and, where the units are not all of it, how they lie on it."""
@@ -89,6 +92,14 @@ class Group:
     def is_odd(self) -> bool:
         """Whether the sign of each unit can be flipped without changing the function."""
         return any(member.flips for member in self.members)
+
+    @property
+    def is_splittable(self) -> bool:
+        """Whether a unit can be split into copies without changing the function."""
+        # Twice in one stretch stand the units of a flattened outer product with themselves.
+        stretches = {(member.path, member.axis, member.start) for member in self.members}
+        is_known = any(member.is_read is not None for member in self.members)
+        return is_known and len(stretches) == len(self.members)
 
 
 @dataclass(frozen=True)
@@ -170,10 +181,10 @@ class UnitSpec:
             index = np.arange(leaf.shape[axis])
             for group, member in members:
                 # How far the entry to take lies from the one of the same unit before.
-                moves = _host(permutations[group.name]) - np.arange(group.size)
+                moves = host(permutations[group.name]) - np.arange(group.size)
                 unit, is_member = _units(leaf.shape[axis], group, member)
                 index = index + is_member * member.after * moves[unit]
-            return _namespace(leaf, index).take(leaf, index, axis)
+            return namespace(leaf, index).take(leaf, index, axis)
 
         return self._mapped(params, permutations, move)
 
@@ -205,7 +216,7 @@ class UnitSpec:
             _require_scales(self.group(name), scale)
 
         def factors(group: Group, member: Member) -> Any:
-            scale = _host(scales[group.name])
+            scale = host(scales[group.name])
             return scale ** float(member.exponent) if member.exponent else None
 
         return self._multiplied(params, scales, factors)
@@ -243,7 +254,7 @@ class UnitSpec:
             _require_signs(self.group(name), sign)
 
         def factors(group: Group, member: Member) -> Any:
-            return _host(signs[group.name]) if member.flips else None
+            return host(signs[group.name]) if member.flips else None
 
         return self._multiplied(params, signs, factors)
 
@@ -260,7 +271,7 @@ class UnitSpec:
                 if own is None:
                     continue
                 unit, is_member = _units(leaf.shape[axis], group, member)
-                own = _namespace(own).where(is_member, own[unit], 1)
+                own = namespace(own).where(is_member, own[unit], 1)
                 leaf = leaf * own.astype(leaf.dtype).reshape(shape)
             return leaf
 
@@ -273,7 +284,7 @@ class UnitSpec:
         change: Callable[[Any, int, list[tuple[Group, Member]]], Any],
     ) -> Any:
         """Changes every axis on which one of the groups occurs."""
-        self._require_leaves(params)
+        self.require_leaves(params)
         found: dict[tuple[Path, int], list[tuple[Group, Member]]] = {}
         for name in names:
             for member in self.group(name).members:
@@ -285,7 +296,15 @@ class UnitSpec:
                     leaves[number] = change(leaves[number], axis, members)
         return treedef.unflatten(leaves)
 
-    def _require_leaves(self, params: Any) -> None:
+    def require_leaves(self, params: Any) -> None:
+        """Checks that a tree has the leaves that the groups index.
+
+        Args:
+            params: the tree.
+
+        Raises:
+            ValueError: if a leaf is missing or has another shape.
+        """
         shapes = {path: tuple(jnp.shape(leaf)) for path, leaf in named_leaves(params)}
         used = {member.path for group in self.groups for member in group.members}
         for path, shape in self.leaves:
@@ -307,12 +326,13 @@ def _units(length: int, group: Group, member: Member) -> tuple[np.ndarray, np.nd
     return unit, is_member
 
 
-def _host(value: Any) -> Any:
+def host(value: Any) -> Any:
     """A NumPy array where the value is known: no operation is compiled for it."""
     return value if isinstance(value, Tracer) else np.asarray(value)
 
 
-def _namespace(*values: Any) -> Any:
+def namespace(*values: Any) -> Any:
+    """NumPy where all values are its arrays, else JAX's."""
     return np if all(isinstance(value, np.ndarray) for value in values) else jnp
 
 

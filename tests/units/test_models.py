@@ -66,9 +66,9 @@ def test_mlp():
             f"Dense_{i}",
             size,
             (
-                Member((f"Dense_{i}", "bias"), 0, exponent=1),
-                Member((f"Dense_{i}", "kernel"), 1, exponent=1),
-                Member((f"Dense_{i + 1}", "kernel"), 0, exponent=-1),
+                Member((f"Dense_{i}", "bias"), 0, exponent=1, is_read=False),
+                Member((f"Dense_{i}", "kernel"), 1, exponent=1, is_read=False),
+                Member((f"Dense_{i + 1}", "kernel"), 0, exponent=-1, is_read=True),
             ),
         )
         for i, size in enumerate((8, 6))
