@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from pfn_optax.curvature import CurvatureError
+from pfn_optax.curvature import CurvatureError, hessian_operator
 from pfn_optax.precision import as_double, double_precision
 
 
@@ -94,6 +94,7 @@ def find_critical_point(
     history: list[tuple[float, float]] = []
     with double_precision():
         params, args = as_double((params, args))
+        hessian_operator(loss, params, *args)  # says which leaves are no real numbers
         start, unravel = ravel_pytree(params)
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:

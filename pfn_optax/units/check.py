@@ -26,9 +26,10 @@ def check_spec(
     """Checks that permuting, rescaling, flipping and splitting leave the outputs as they are.
 
     All groups are permuted at once, then all scalable ones rescaled, then all units of the odd ones
-    flipped or not at random, in float64. Of those that can be split every other unit becomes a copy
-    of the one before, and it must not matter how the two share what is read of them; constants
-    that depend on the number of units (1 / sqrt(n) before a layer) cannot be seen here. The
+    flipped or not at random, in float64. Of those that can be split half of the units give way to
+    copies of one of the others, and it must not matter of which one and how the copies share what
+    is read of them; constants that depend on the number of units (1 / sqrt(n) before a layer)
+    cannot be seen here. The
     parameters are moved at random first, because zero biases, unit scales and zero-initialised
     heads would hide mistakes. A model that insists on a lower precision is held to half of its
     digits.
@@ -105,15 +106,14 @@ def check_spec(
         odd = tuple(group for group in spec.groups if group.is_odd)
         signs = {group.name: _some_flipped(draw, group.size) for group in odd}
         require_each_same("flipping", odd, signs, spec.flip)
-        pairs = {
-            group.name: _paired(draw, group.size) for group in spec.groups if group.is_splittable
-        }
+        splittable = tuple(group for group in spec.groups if group.is_splittable)
+        crowds = {group.name: _crowds(draw, group.size) for group in splittable}
         require_each_same(
             "splitting",
-            tuple(map(spec.group, pairs)),
-            pairs,
-            lambda params, pairs: _with_pairs(spec, params, pairs, is_shared=True),
-            lambda params, pairs: _with_pairs(spec, params, pairs, is_shared=False),
+            splittable,
+            crowds,
+            lambda params, crowds: _crowded(spec, params, crowds, 0),
+            lambda params, crowds: _crowded(spec, params, crowds, 1),
         )
 
 
@@ -132,21 +132,23 @@ def _some_flipped(draw: np.random.Generator, size: int) -> np.ndarray:
     return signs
 
 
-def _paired(draw: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Units of which every other is a copy of another, and shares of both that sum to 2."""
-    order = draw.permutation(size)
-    first, second = order[: size // 2], order[size // 2 : 2 * (size // 2)]
-    copies, shares = np.arange(size), np.ones(size)
-    copies[second] = first
-    shares[first] = draw.uniform(-1, 0.5, size // 2)
-    shares[second] = 2 - shares[first]
-    return copies, shares
+def _crowds(draw: np.random.Generator, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Two layers of the same units, of which another has many copies, with shares that sum to 1."""
+    different = draw.permutation(size)[: (size + 1) // 2]
+    crowds = []
+    for crowded in (0, len(different) - 1):
+        copies = np.append(different, np.full(size - len(different), different[crowded]))
+        shares = np.append(np.ones(len(different)), draw.uniform(-1, 1, size - len(different)))
+        shares[crowded] -= shares[len(different) :].sum()
+        crowds.append((copies, shares))
+    return crowds
 
 
-def _with_pairs(spec: UnitSpec, params: Any, pairs: dict[str, Any], *, is_shared: bool) -> Any:
-    copies = {name: copies for name, (copies, _) in pairs.items()}
-    shares = {name: shares for name, (_, shares) in pairs.items()}
-    return copy_units(spec, params, copies, shares if is_shared else None)[0]
+def _crowded(spec: UnitSpec, params: Any, crowds: dict[str, Any], which: int) -> Any:
+    copies, shares = (
+        {name: crowd[which][part] for name, crowd in crowds.items()} for part in (0, 1)
+    )
+    return copy_units(spec, params, copies, shares)[0]
 
 
 def _seed(key: jax.Array | None) -> Any:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.paths import named_leaves
@@ -40,7 +39,9 @@ def copy_units(
         >>> import jax.numpy as jnp
         >>> from pfn_optax.units import copy_units, unit_spec
         >>> params = {"in": jnp.asarray([[1.0, 2.0]]), "out": jnp.asarray([[3.0], [4.0]])}
-        >>> spec = unit_spec(lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], params, jnp.ones((1, 1)))
+        >>> spec = unit_spec(
+        ...     lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], params, jnp.ones((1, 1))
+        ... )
         >>> wide, _ = copy_units(spec, params, {"in": [0, 1, 1]}, {"in": [1, 0.25, 0.75]})
         >>> wide["in"].ravel(), wide["out"].ravel()
         (Array([1., 2., 2.], dtype=float32), Array([3., 1., 3.], dtype=float32))
@@ -71,7 +72,9 @@ def resized(spec: UnitSpec, sizes: Mapping[str, int]) -> UnitSpec:
         >>> import jax.numpy as jnp
         >>> from pfn_optax.units import resized, unit_spec
         >>> params = {"in": jnp.ones((1, 2)), "out": jnp.ones((2, 1))}
-        >>> spec = unit_spec(lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], params, jnp.ones((1, 1)))
+        >>> spec = unit_spec(
+        ...     lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"], params, jnp.ones((1, 1))
+        ... )
         >>> resized(spec, {"in": 5}).leaves
         ((('in',), (1, 5)), (('out',), (5, 1)))
     """
