@@ -10,6 +10,12 @@ import tyro
 from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
+from experiments.embedding import (
+    EigenvaluesExperiment,
+    LossCurvesExperiment,
+    PlateauExperiment,
+    SplitsExperiment,
+)
 from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted
 from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
@@ -47,6 +53,10 @@ Command = (
     | Annotated[MergeResNetExperiment, tyro.conf.subcommand("merge-resnet")]
     | Annotated[AlignCheckpoints, tyro.conf.subcommand("align")]
     | Annotated[AlignTrainingExperiment, tyro.conf.subcommand("align-training")]
+    | Annotated[LossCurvesExperiment, tyro.conf.subcommand("loss-curves")]
+    | Annotated[PlateauExperiment, tyro.conf.subcommand("plateau")]
+    | Annotated[EigenvaluesExperiment, tyro.conf.subcommand("eigenvalues")]
+    | Annotated[SplitsExperiment, tyro.conf.subcommand("splits")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

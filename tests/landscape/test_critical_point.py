@@ -27,6 +27,7 @@ def loss(params, x, y):
 
 
 hessian = jax.jit(jax.hessian(loss))
+gradient = jax.jit(jax.grad(loss))
 
 
 def measured(params):
@@ -83,8 +84,8 @@ def test_the_seed_s_counts(minimum):
     two = embed(minimum.params, SPEC, "w", 0)
     three = embed(*embed(minimum.params, SPEC, "w", 0, alpha=1 / 3), "w", 2)
     for number, (params, _) in enumerate((two, three), start=1):
-        gradient = jax.grad(loss)(params, X, Y)
-        assert sum(np.abs(leaf).sum() for leaf in gradient.values()) < 1e-13
+        slopes = gradient(params, X, Y)
+        assert sum(np.abs(slope).sum() for slope in slopes.values()) < 1e-13
         counts = measured(params)
         assert counts[:3] == (number, number, 6 + number)
         assert counts.is_separated

@@ -83,7 +83,6 @@ def test_a_split_keeps_the_loss_and_shares_the_gradient(seed, layer, unit, alpha
 
 
 ZOO = {
-    "vgg": ({}, {"stages": ((5,), (6, 8)), "dense": (9, 3)}),
     "densenet": ({"growth": 2}, {"growth": 3}),
     "resnet": ({"width": 2, "stages": (1, 1)}, {"width": 3, "stages": (1, 1)}),
     "elman": ({"width": 3}, {"width": 5}),

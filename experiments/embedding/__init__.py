@@ -1,0 +1,20 @@
+"""The embedding principle: networks of all widths rest at the critical points of the narrow ones.
+
+Loss curves of ReLU networks of several widths and what they compute at a plateau that they share
+(`plateaus`); the Hessian of a critical point before and after embedding (`eigenvalues`); and how
+often the inertia that a split adds is the predicted one (`predictions`).
+
+Reference: Zhang, Zhang, Luo, Xu, "Embedding principle of loss landscape of deep neural networks",
+NeurIPS 2021.
+"""
+
+from experiments.embedding.eigenvalues import EigenvaluesExperiment
+from experiments.embedding.plateaus import LossCurvesExperiment, PlateauExperiment
+from experiments.embedding.predictions import SplitsExperiment
+
+__all__ = [
+    "EigenvaluesExperiment",
+    "LossCurvesExperiment",
+    "PlateauExperiment",
+    "SplitsExperiment",
+]
