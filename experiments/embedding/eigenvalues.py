@@ -145,9 +145,11 @@ def _embedded(params: Any, spec: UnitSpec, x: Any, y: Any, copies: int) -> dict[
     }
 
 
-def _distance(point: dict[str, Any], expected: list[int]) -> tuple[int, float]:
-    seen = [entry["negative"] for entry in point["copies"]]
-    return sum(abs(left - right) for left, right in zip(seen, expected, strict=True)), point["loss"]
+def _distance(point: dict[str, Any], expected: list[int]) -> tuple[int, int, float]:
+    """How far the gains of each split are from the original's, and then the first count."""
+    seen = [[entry["negative"], entry["zero"]] for entry in point["copies"]]
+    gains = np.diff(seen, axis=0) - np.transpose([np.diff(expected), np.ones(len(expected) - 1)])
+    return int(np.abs(gains).sum()), abs(seen[0][0] - expected[0]), point["loss"]
 
 
 def _counts(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

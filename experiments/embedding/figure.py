@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.plots import save
 
@@ -107,7 +108,8 @@ def eigenvalues(
             axes.axhline(entry["tolerance"], color="grey", linestyle="--", linewidth=1)
             axes.set(yscale="log", title=f"m = {entry['width']}", xlabel="rank")
             axes.grid(alpha=0.25)
-            axes.legend(fontsize="small")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(fontsize="small", loc="lower left")
         row[0].set_ylabel(f"{titles[name]}\n|eigenvalue|")
     save(figure, file)
 

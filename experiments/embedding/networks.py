@@ -35,7 +35,7 @@ def data(name: DataName) -> tuple[np.ndarray, np.ndarray]:
         return x, target(x)
     from sklearn.datasets import load_iris
 
-    x, species = load_iris(return_X_y=True)
+    x, species = map(np.asarray, load_iris(return_X_y=True))
     return (x - x.mean(0)) / x.std(0), np.eye(3)[species]
 
 

@@ -97,7 +97,7 @@ def find_critical_point(
         hessian_operator(loss, params, *args)  # says which leaves are no real numbers
         start, unravel = ravel_pytree(params)
 
-        def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        def value_and_gradient(flat: Any) -> tuple[float, np.ndarray]:
             value, gradient = map(np.asarray, _value_and_gradient(loss, unravel(flat), *args))
             history.append((float(value), float(np.abs(gradient).sum())))
             if not np.isfinite(history[-1]).all():
@@ -108,10 +108,10 @@ def find_critical_point(
                 )
             return float(value), gradient
 
-        def hessian(flat: np.ndarray) -> np.ndarray:
+        def hessian(flat: Any) -> Any:
             return np.asarray(_hessian(loss, unravel(flat), *args))
 
-        flat = np.asarray(start)
+        flat: Any = np.asarray(start)
         if descent_steps:
             flat = scipy.optimize.minimize(
                 value_and_gradient,
@@ -126,7 +126,7 @@ def find_critical_point(
             flat = scipy.optimize.least_squares(
                 lambda flat: value_and_gradient(flat)[1],
                 flat,
-                hessian,
+                jac=hessian,  # pyright: ignore[reportArgumentType] - the stubs know names only
                 method="lm",
                 ftol=eps,
                 xtol=eps,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from pfn_optax.units import UnitSpec, copy_units
 
@@ -70,7 +71,7 @@ def embed(
     size = spec.group(group).size
     if not 0 <= unit < size:
         raise ValueError(f"group {group!r} has the units 0, ..., {size - 1}, got {unit}.")
-    shares = jnp.ones if isinstance(alpha, jax.core.Tracer) else np.ones
+    shares = jnp.ones if isinstance(alpha, Tracer) else np.ones
     ones = shares(size + 1)
     ones = _with(_with(ones, unit, alpha), size, 1 - alpha)
     return Embedded(*copy_units(spec, params, {group: [*range(size), unit]}, {group: ones}))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from pfn_optax.paths import named_leaves
 from pfn_optax.units.spec import Group, Member, UnitSpec, host, namespace
@@ -164,7 +165,7 @@ def _require_splittable(group: Group) -> None:
 def _require_copies(group: Group, units: Any, share: Any) -> None:
     _require_splittable(group)
     is_valid = np.ndim(units) == 1 and np.size(units) > 0
-    if is_valid and not isinstance(units, jax.core.Tracer):
+    if is_valid and not isinstance(units, Tracer):
         units = np.asarray(units)
         is_valid = np.issubdtype(units.dtype, np.integer)
         is_valid = is_valid and units.min() >= 0 and units.max() < group.size
