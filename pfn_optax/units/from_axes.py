@@ -18,8 +18,8 @@ def spec_from_axes(params: Any, axes: Mapping[str, Sequence[str | Member]]) -> U
         params: the parameters: any pytree of arrays or `jax.ShapeDtypeStruct`.
         axes: for each group what it indexes: a leaf and an axis that is all its own, such as
             `"Dense_0/kernel:1"`, or a `Member` where the units share the axis with something else
-            (flattened pixels, heads) or can be rescaled or flipped. An axis of its own says how
-            many units there are.
+            (flattened pixels, heads) or can be rescaled, flipped or split. An axis of its own says
+            how many units there are.
 
     Returns:
         The spec, not yet checked.
