@@ -85,7 +85,7 @@ def _converted(step: Step) -> list[Factors]:
     return invariant(step) if is_rounded else alike(step)
 
 
-_NOT_LINEAR = "eq eq_to ne rem square"
+_NOT_LINEAR = "eq eq_to ne rem"
 
 _RULES: dict[str, Rule] = {
     **ARITHMETIC,

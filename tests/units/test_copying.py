@@ -85,6 +85,31 @@ def test_what_cannot_be_split(name):
     assert not group.is_splittable
 
 
+@pytest.mark.parametrize("bend", [lambda h: h, lambda h: 1 / h, lambda h: h * h, jnp.square])
+def test_sums_that_weigh_all_units_alike(bend):
+    """Only linear units can share what they were given: no other weights are there."""
+    shapes = {"in": (3, 4), "out": (2, 2)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    spec = unit_spec(lambda p, x: bend(x @ p["in"]) @ jnp.ones((4, 2)) @ p["out"], params, X)
+    reading = [str(member) for member in spec.group("in").members if member.is_read]
+    assert reading == (["in axis 1"] if bend(3.0) == 3 else [])
+    assert spec.group("in").is_splittable == bool(reading)
+
+
+def test_units_that_stand_twice_on_an_axis():
+    def network(params, x):
+        h = jnp.tanh(x @ params["in"])
+        return jnp.concatenate([h, h * h], -1) @ params["out"]
+
+    draw = np.random.default_rng(0)
+    params = {"in": draw.normal(size=(3, 4)), "out": draw.normal(size=(8, 2))}
+    spec = unit_spec(network, params, X)
+    shares = [1, 0.25, 1, 1.5, 0.75, -0.5]
+    wide, wide_spec = copy_units(spec, params, {"in": [0, 1, 2, 3, 1, 3]}, {"in": shares})
+    assert wide_spec == unit_spec(network, wide, X)
+    np.testing.assert_allclose(network(wide, X), network(params, X), rtol=1e-5)
+
+
 def test_a_flattened_outer_product_cannot_be_split():
     spec = middle_spec(lambda p, h: jnp.einsum("bi,bj->bij", h, h).reshape(2, 16), 16)
     with pytest.raises(ValueError, match=r"group 'in' cannot be split: .* a flattened outer"):
