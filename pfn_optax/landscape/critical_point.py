@@ -76,8 +76,10 @@ def find_critical_point(
         >>> def loss(p):
         ...     return (p["a"] ** 2 - 1) ** 2 + p["b"] ** 2
         >>> point = find_critical_point(loss, {"a": 0.1, "b": 0.5}, descent_steps=0)
-        >>> point.status, abs(point.params["a"]).round(9), inertia(point.eigenvalues).negative
-        ('converged', 0.0, 1)
+        >>> print(
+        ...     point.status, abs(point.params["a"]).round(9), inertia(point.eigenvalues).negative
+        ... )
+        converged 0.0 1
 
     Reference:
         Moré, "The Levenberg-Marquardt algorithm: implementation and theory", 1978.
