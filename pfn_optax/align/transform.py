@@ -19,6 +19,7 @@ from pfn_optax.align.in_step import StepMatch, match
 from pfn_optax.align.objective import Objective, distance, require_same_leaves
 from pfn_optax.paths import Path, named_leaves
 from pfn_optax.units import Group, Member, UnitSpec
+from pfn_optax.when import when
 
 
 class WithAlignmentState(NamedTuple):
@@ -146,13 +147,14 @@ def with_alignment(
 
     @jax.jit  # compiled once also where the caller runs eagerly
     def aligned(is_due, params, updates, state):
-        def move(updates, state):
+        def move(params, carry):
+            updates, state = carry
             new = optax.apply_updates(params, updates)
             found = find(new, max_sweeps=max_sweeps)
             target = spec.permute(new, found.permutations)
             return _differences(params, updates, new, target), _moved(inner, spec, state, found)
 
-        return _when(is_due, move, updates, state)
+        return when(is_due, move, params, (updates, state))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -279,16 +281,3 @@ def _moved(
         },
         inner_state=permute_state(inner, state.inner_state, spec, move),
     )
-
-
-def _when(is_due: jax.Array, function: Any, updates: Any, state: Any) -> Any:
-    """Applies a function of (updates, state) if it is due, as a loop of one round or none.
-
-    A `lax.cond` would become a select under `vmap` and match at every step.
-    """
-
-    def once(carry):
-        _, *carry = carry
-        return jnp.zeros_like(is_due), *function(*carry)
-
-    return jax.lax.while_loop(lambda carry: carry[0], once, (is_due, updates, state))[1:]

@@ -223,7 +223,7 @@ def test_map_params_sees_one_tree_like_the_parameters():
         chex.assert_trees_all_equal(after, before)
 
 
-def test_masked_and_partition():
+def test_masked():
     mask = {"in": True, "out": False}
     optimizer = optax.masked(hessian_probe(lambda p: jnp.sum(p["in"]["bias"] ** 2), every=1), mask)
     _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
