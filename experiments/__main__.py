@@ -10,9 +10,11 @@ import tyro
 from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
+from experiments.condensation import CondenseExperiment
 from experiments.embedding import (
     EigenvaluesExperiment,
     LossCurvesExperiment,
+    LossSpectrumExperiment,
     PlateauExperiment,
     SplitsExperiment,
 )
@@ -57,6 +59,8 @@ Command = (
     | Annotated[PlateauExperiment, tyro.conf.subcommand("plateau")]
     | Annotated[EigenvaluesExperiment, tyro.conf.subcommand("eigenvalues")]
     | Annotated[SplitsExperiment, tyro.conf.subcommand("splits")]
+    | Annotated[LossSpectrumExperiment, tyro.conf.subcommand("loss-spectrum")]
+    | Annotated[CondenseExperiment, tyro.conf.subcommand("condense")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

@@ -76,6 +76,26 @@ def plateau(
     save(figure, file)
 
 
+def spectrum(counts: Mapping[int, np.ndarray], edges: np.ndarray, file: Path) -> None:
+    """Draws how often networks of each width were at each loss.
+
+    Args:
+        counts: for each width the steps of all starts by log10 loss, i64[num_bins].
+        edges: of the bins, f64[num_bins + 1].
+        file: PNG to write.
+    """
+    shares = np.asarray([own / max(own.sum(), 1) for own in counts.values()])
+    logs = np.log10(np.where(shares > 0, shares, np.nan))
+    figure = Figure(figsize=(9, 1.2 + 0.4 * len(counts)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("black")
+    picture = axes.pcolormesh(edges, np.arange(len(counts) + 1), logs, cmap="inferno")
+    axes.set_yticks(np.arange(len(counts)) + 0.5, [str(width) for width in counts])
+    axes.set(xlabel="log10 loss", ylabel="hidden units")
+    figure.colorbar(picture, label="log10 share of the steps")
+    save(figure, file)
+
+
 def eigenvalues(
     panels: Mapping[str, Sequence[Mapping[str, Any]]], titles: Mapping[str, str], file: Path
 ) -> None:

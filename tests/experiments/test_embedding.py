@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,10 +10,12 @@ from experiments.__main__ import main
 from experiments.embedding import (
     EigenvaluesExperiment,
     LossCurvesExperiment,
+    LossSpectrumExperiment,
     PlateauExperiment,
     SplitsExperiment,
 )
 from experiments.embedding.plateaus import _merged
+from experiments.embedding.spectrum import _EDGES, _descend, histogram, peaks, start
 from experiments.errors import UsageError
 
 
@@ -40,6 +43,44 @@ def test_plateaus_are_trained_once(tmp_path, capsys):
     assert found["level"] == pytest.approx(lowest)
     assert found["widths"]["1"]["largest_difference"] == 0
     assert main(["plateau", *common[:-2], "--run-dir", str(tmp_path / "run"), "--starts", "3"]) == 2
+
+
+def test_losses_are_counted_by_their_logarithms():
+    """Against NumPy, with values outside of the bins, 0 and NaN."""
+    draw = np.random.default_rng(0)
+    # Not on an edge, where the two round differently.
+    logs = draw.integers(-230, 20, (20, 50)) / 40 + 0.01
+    counts = np.asarray(histogram(np.float32(10**logs)))
+    np.testing.assert_array_equal(counts, np.histogram(logs, _EDGES)[0])
+    assert not np.asarray(histogram(np.float32([0, np.nan, np.inf, 2]))).any()
+
+
+def test_lines_of_a_spectrum():
+    counts = np.ones(200, int)
+    counts[[40, 42, 100]] = 60, 70, 50
+    assert peaks(counts) == pytest.approx([-3.9375, -2.4875])
+
+
+def test_a_spectrum_is_that_of_runs_one_by_one_and_resumed(tmp_path, capsys):
+    folder = tmp_path / "run"
+    common = ["loss-spectrum", "--starts", "3", "--steps", "1000", "--run-dir", str(folder)]
+    common += ["--learning-rate", "0.1", "--json", str(tmp_path / "a.json")]
+    assert main([*common, "--widths", "2", "--timing-steps", "500"]) == 0
+    earlier = (folder / "2.npz").stat().st_mtime_ns
+    timing = json.loads((tmp_path / "a.json").read_text())["timing"]
+    assert timing["ratio"] == pytest.approx(timing["loop_s"] / timing["vmapped_s"])
+    assert main([*common, "--widths", "2", "4", "--plot", str(tmp_path / "plot.png")]) == 0
+    assert (folder / "2.npz").stat().st_mtime_ns == earlier
+    assert "width 4: final log10 losses" in capsys.readouterr().out
+    found = json.loads((tmp_path / "a.json").read_text())["widths"]["4"]
+    one = jax.jit(_descend, static_argnums=1)
+    losses = [np.asarray(one(params, 1000, 0.1)[1]) for params in start(4, 3)]
+    assert [values[-1] for values in losses] == pytest.approx(found["final_losses"], rel=1e-4)
+    counts = np.histogram(np.log10(losses), _EDGES)[0]
+    assert sum(found["counts"]) == counts.sum() == 3000
+    # Sums are rounded in another order, which moves a few losses across an edge.
+    assert np.abs(np.cumsum(found["counts"]) - np.cumsum(counts)).max() <= 5
+    assert main([*common, "--starts", "4"]) == 2
 
 
 def test_splits_add_what_is_predicted(tmp_path):
@@ -71,6 +112,8 @@ def test_options_that_cannot_be():
         LossCurvesExperiment(widths=(3, 2))
     with pytest.raises(UsageError, match="there must be a start and 500 steps; got 8 and 499"):
         PlateauExperiment(steps=499)
+    with pytest.raises(UsageError, match=r"no negative timing-steps; got 3, 499 and 0"):
+        LossSpectrumExperiment(starts=3, steps=499)
     with pytest.raises(UsageError, match="cases must be positive; got 0"):
         SplitsExperiment(cases=0)
     with pytest.raises(UsageError, match="starts and newton-steps must be positive; got 0, 1000"):

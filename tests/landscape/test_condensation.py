@@ -256,21 +256,23 @@ def test_a_layer_keeps_one_unit_at_least():
 
 def test_refusals():
     params = weights(0)
-    with pytest.raises(ValueError, match="'first' are not homogeneous .* Give function and batch"):
+    with pytest.raises(ValueError, match=r"'first' are not homogeneous .* Give function and batch"):
         condense(params, TANH_SPEC)
-    with pytest.raises(ValueError, match="needs function and batches together"):
+    with pytest.raises(ValueError, match=r"needs function and batches together"):
         condense(params, RELU_SPEC, function=relu)
-    with pytest.raises(ValueError, match="'first' has 3 units with more than 0.01 .* got the size"):
+    with pytest.raises(
+        ValueError, match=r"'first' has 3 units with more than 0.01 .* got the size"
+    ):
         condense(params, RELU_SPEC, sizes={"first": 4})
-    with pytest.raises(ValueError, match="no group 'frist'; groups are named by module: first"):
+    with pytest.raises(ValueError, match=r"no group 'frist'; groups are named by module: first"):
         condense(params, RELU_SPEC, sizes={"frist": 2})
-    with pytest.raises(ValueError, match="similarity must be above 0 and at most 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"similarity must be above 0 and at most 1, got 1.5"):
         condense(params, RELU_SPEC, similarity=1.5)
-    with pytest.raises(ValueError, match="amplitude must be at least 0 and below 1, got -1"):
+    with pytest.raises(ValueError, match=r"amplitude must be at least 0 and below 1, got -1"):
         condense(params, RELU_SPEC, amplitude=-1)
-    with pytest.raises(ValueError, match="ridge must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"ridge must be positive, got 0"):
         condense(params, RELU_SPEC, ridge=0)
-    with pytest.raises(ValueError, match="'head' has shape .* the spec was made for shape"):
+    with pytest.raises(ValueError, match=r"'head' has shape .* the spec was made for shape"):
         condense(params | {"head": np.ones((7, 3))}, RELU_SPEC)
 
     def scalar(params, x):
