@@ -50,7 +50,7 @@ class CondenseExperiment:
     """The least cosine between units that are merged."""
     amplitude: float = 0.01
     """Units of at most this share of the largest |a| |w| are removed."""
-    sizes: tuple[int, ...] = (10, 20, 40, 80, 120)
+    sizes: tuple[int, ...] = (10, 20, 40, 58, 80, 120)
     """Further widths to condense to, without training, as far as there are so many units."""
     seed: int = 0
     """Of the initial weights."""

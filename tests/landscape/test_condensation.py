@@ -195,6 +195,24 @@ def test_channels_of_convolutions_and_flattened_pixels():
 
 
 @pytest.mark.usefixtures("x64")
+def test_units_twice_on_an_axis_between_others():
+    """The head reads them before and after another layer's units."""
+    draw = np.random.default_rng(8)
+    shapes = {"in": (4, 2), "other": (4, 3), "head": (7, 3)}
+    params = {name: draw.normal(size=shape) for name, shape in shapes.items()}
+
+    def predict(params, x):
+        units = jax.nn.relu(x @ params["in"])
+        return jnp.hstack([units, jax.nn.relu(x @ params["other"]), -units]) @ params["head"]
+
+    spec = unit_spec(predict, params, X)
+    wide, wide_spec = widen(params, spec, {"in": 5, "other": 4})
+    small = condense(wide_spec.rescale(wide, {"in": [1, 2, 3, 4, 5]}), wide_spec, similarity=0.999)
+    assert small.spec == spec
+    np.testing.assert_allclose(predict(small.params, X), predict(params, X), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
 def test_the_comparison_is_of_the_trained_network_and_the_rebuilt_function():
     """A function that knows its widths, labels that only the loss reads, a step of training."""
     params = weights(4, 6, 5)
