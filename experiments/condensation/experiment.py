@@ -38,20 +38,20 @@ class CondenseExperiment:
     """The first so many training images."""
     width: int = 400
     """Hidden units."""
-    scale: float = 1e-14
+    scale: float = 1e-17
     """Standard deviation of the initial weights; the smaller, the more the units condense."""
-    steps: int = 1050
+    steps: int = 1000
     """Steps of gradient descent before condensing."""
-    more_steps: int = 2000
+    more_steps: int = 500
     """Steps at most to bring a smaller network to the loss of the wide one."""
     learning_rate: float = 0.5
     """Of gradient descent."""
     similarity: float = 0.9
     """The least cosine between units that are merged."""
-    amplitude: float = 0.01
+    amplitude: float = 0.05
     """Units of at most this share of the largest |a| |w| are removed."""
-    sizes: tuple[int, ...] = (10, 20, 40, 58, 80, 120)
-    """Further widths to condense to, without training, as far as there are so many units."""
+    sizes: tuple[int, ...] = (10, 20, 40, 58, 100)
+    """Further widths to condense to, as far as there are so many units."""
     seed: int = 0
     """Of the initial weights."""
     json: Path | None = None
@@ -116,7 +116,7 @@ class CondenseExperiment:
                 cosines(incoming[order]),
                 cosines(incoming[clusters.kept]),
                 len(clusters.removed),
-                next(one for one in records if one["losses"]),
+                records[0],
                 self.plot,
             )
 
@@ -143,12 +143,11 @@ class CondenseExperiment:
         """One record per smaller network, from the file where it is there."""
         file = self.run_dir / "networks.jsonl"
         size = len(comparison.clusters.kept)
-        keys = [(size, *way, True) for way in _WAYS]
         most = self.width - len(comparison.clusters.removed)
         others = [other for other in self.sizes if other != size and other <= most]
-        keys += [(other, *way, False) for other in others for way in _WAYS]
+        keys = [(units, *way) for units in (size, *others) for way in _WAYS]
         records = {
-            (one["units"], one["method"], one["draw"], one["is_refit"], one["is_trained"]): one
+            (one["units"], one["method"], one["draw"], one["is_refit"]): one
             for one in runs.read_lines(file)
         }
         whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
@@ -160,11 +159,12 @@ class CondenseExperiment:
         return [records[key] for key in keys]
 
 
+_DRAWS: dict[Method, int] = {"condense": 1, "magnitude": 1, "random": _RANDOM_DRAWS}
 # Method, number of the random draw, whether the outgoing weights are refitted.
-_WAYS: list[tuple[Method, int, bool]] = [
+_WAYS = [
     (method, draw, is_refit)
     for is_refit in (False, True)
-    for method, num_draws in (("condense", 1), ("magnitude", 1), ("random", _RANDOM_DRAWS))
+    for method, num_draws in _DRAWS.items()
     for draw in range(num_draws)
 ]
 
@@ -183,44 +183,34 @@ class _Comparison:
         self.refit = Refit(network, params, [(jnp.asarray(images.x),)])
         self.predicted = self._predicted(params)
 
-    def record(
-        self, size: int, method: Method, draw: int, is_refit: bool, is_trained: bool
-    ) -> dict[str, Any]:
+    def record(self, size: int, method: Method, draw: int, is_refit: bool) -> dict[str, Any]:
         """One smaller network, at once and when it has been trained to the loss of the wide one."""
         small, spec = self._small(size, method, draw, is_refit)
-        record = {
+        at_once = self.measured(small)
+        # With |a| = |w| for every unit, as in the wide network. One unit in the place of many has
+        # large outgoing weights, and the loss is so steep in its incoming ones that gradient
+        # descent would diverge.
+        scales = balancing_scales(spec, jax.tree.map(lambda leaf: np.asarray(leaf, float), small))
+        goal = self.measured(self.params)["loss"]
+        small, losses = descend(
+            spec.rescale(small, scales),
+            self.images,
+            steps=self.options.more_steps,
+            learning_rate=self.options.learning_rate,
+            until=goal,
+            description=method,
+        )
+        training = {"steps": len(losses) - 1, "is_reached": bool(losses[-1] <= goal)}
+        return {
             "units": size,
             "method": method,
             "draw": draw,
             "is_refit": is_refit,
-            "is_trained": is_trained,
-            "at_once": self.measured(small),
-            "losses": [],
+            "at_once": at_once,
+            "trained": self.measured(small) | training,
+            "losses": losses.tolist(),
+            "pairs": self._pairs(small),
         }
-        if is_trained:
-            goal = self.measured(self.params)["loss"]
-            # With |a| = |w| for every unit, as in the wide network. One unit in the place of many
-            # has large outgoing weights, and the loss is so steep in its incoming ones that
-            # gradient descent would diverge.
-            scales = balancing_scales(
-                spec, jax.tree.map(lambda leaf: np.asarray(leaf, float), small)
-            )
-            small, losses = descend(
-                spec.rescale(small, scales),
-                self.images,
-                steps=self.options.more_steps,
-                learning_rate=self.options.learning_rate,
-                until=goal,
-                description=method,
-            )
-            is_reached = bool(losses[-1] <= goal)
-            record |= {
-                "trained": self.measured(small)
-                | {"steps": len(losses) - 1, "is_reached": is_reached},
-                "losses": losses.tolist(),
-                "pairs": self._pairs(small),
-            }
-        return record
 
     def measured(self, params: Any) -> dict[str, float]:
         """The training loss, the accuracy on test images and the agreement with the wide net."""
@@ -295,6 +285,4 @@ def _line(record: dict[str, Any]) -> str:
     text = "{units} units, {name}: loss {loss:.5f}, agreement {agreement:.2%}".format(
         units=record["units"], name=name, **record["at_once"]
     )
-    if record["is_trained"]:
-        text += "; after {steps} steps {loss:.5f}, {agreement:.2%}".format(**record["trained"])
-    return text
+    return text + "; after {steps} steps {loss:.5f}, {agreement:.2%}".format(**record["trained"])

@@ -28,8 +28,11 @@ class Clusters(NamedTuple):
 
 def is_homogeneous(group: Group) -> bool:
     """Whether a unit whose incoming weights are multiplied by c > 0 computes a power of c more."""
-    exponents = {member.exponent for member in group.members if not member.is_read}
-    return len(exponents) == 1 and None not in exponents and 0 not in exponents
+    sides = [
+        {member.exponent for member in group.members if bool(member.is_read) is side}
+        for side in (False, True)
+    ]
+    return all(len(side) == 1 and not side & {None, 0} for side in sides)
 
 
 def directions(group: Group, leaves: Mapping[Path, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -45,11 +48,7 @@ def directions(group: Group, leaves: Mapping[Path, np.ndarray]) -> tuple[np.ndar
     sides: dict[bool, list[np.ndarray]] = {False: [], True: []}
     for member in group.members:
         sides[bool(member.is_read)].append(_by_unit(leaves[member.path], group.size, member))
-    incoming, outgoing = (
-        np.concatenate(side, axis=1) if side else np.ones((group.size, 1))
-        for side in (sides[False], sides[True])
-    )
-    return incoming, outgoing
+    return np.hstack(sides[False]), np.hstack(sides[True])
 
 
 def cosines(incoming: np.ndarray) -> np.ndarray:
@@ -125,11 +124,8 @@ def _power(group: Group) -> float:
     """By which power of its incoming weights a unit grows; 0 where there is none."""
     if not is_homogeneous(group):
         return 0.0
-    produced, read = (
-        next(member.exponent for member in group.members if bool(member.is_read) is side)
-        for side in (False, True)
-    )
-    return -float(read / produced)
+    powers = {bool(member.is_read): float(member.exponent or 0) for member in group.members}
+    return -powers[True] / powers[False]
 
 
 def _ratios(norms: np.ndarray) -> np.ndarray:

@@ -49,8 +49,8 @@ def compared(
             function(params, *batch)
             for function, (_, params) in zip(functions, (first, second), strict=True)
         ]
-        shapes = [getattr(outputs, "shape", None) for outputs in both]
-        if None in shapes or shapes[0] != shapes[1] or len(shapes[0]) < 1:
+        shapes = [getattr(outputs, "shape", ()) for outputs in both]
+        if not shapes[0] or shapes[0] != shapes[1]:
             raise ValueError(
                 "the outputs to compare must be single arrays of the same shape "
                 f"[..., num_outputs], got {shapes[0]} and {shapes[1]}."

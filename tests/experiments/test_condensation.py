@@ -14,7 +14,7 @@ def test_condensing_digits(tmp_path, capsys):
     """Early in training all units lie on a few directions, and few of them are enough."""
     folder = tmp_path / "run"
     command = ["condense", "--dataset", "digits", "--images", "100", "--width", "30"]
-    command += ["--scale", "1e-6", "--steps", "1000", "--more-steps", "300", "--sizes", "2", "50"]
+    command += ["--scale", "1e-6", "--steps", "1000", "--more-steps", "60", "--sizes", "2", "50"]
     command += ["--run-dir", str(folder), "--json", str(tmp_path / "found.json")]
     assert main([*command, "--plot", str(tmp_path / "plot.png")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())

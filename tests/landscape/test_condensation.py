@@ -113,6 +113,13 @@ def test_powers_of_relus_are_merged_without_loss():
     assert small.params["in"].shape == (4, 2)
     np.testing.assert_allclose(predict(small.params, X), predict(params, X), rtol=1e-9)
 
+    def both(params, x):  # no one ratio is right for the two that read them
+        return predict(params, x) + jax.nn.relu(x @ params["in"]) @ params["plain"]
+
+    params |= {"plain": params["out"]}
+    with pytest.raises(ValueError, match="group 'in' are not homogeneous"):
+        condense(params, unit_spec(both, params, X))
+
 
 @pytest.mark.usefixtures("x64")
 def test_opposite_tanh_units_are_one():
