@@ -145,6 +145,7 @@ class CondenseExperiment:
         size = len(comparison.clusters.kept)
         most = self.width - len(comparison.clusters.removed)
         others = [other for other in self.sizes if other != size and other <= most]
+        keys: list[tuple[int, Method, int, bool]]
         keys = [(units, *way) for units in (size, *others) for way in _WAYS]
         records = {
             (one["units"], one["method"], one["draw"], one["is_refit"]): one
@@ -161,7 +162,7 @@ class CondenseExperiment:
 
 _DRAWS: dict[Method, int] = {"condense": 1, "magnitude": 1, "random": _RANDOM_DRAWS}
 # Method, number of the random draw, whether the outgoing weights are refitted.
-_WAYS = [
+_WAYS: list[tuple[Method, int, bool]] = [
     (method, draw, is_refit)
     for is_refit in (False, True)
     for method, num_draws in _DRAWS.items()
