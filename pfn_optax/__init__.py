@@ -15,6 +15,12 @@ The parts under it:
 - `FlowGraph`, `Edge`: the same, written by hand.
 - `FlowNetwork`, `max_flow`: maximum flow and minimum cut on arrays, inside jit.
 - `pfn_optax.partition`, `pfn_optax.capacity`: parameters to blocks, blocks to capacities.
+
+Beside it, on the same groups of hidden units (`pfn_optax.units`):
+
+- `pfn_optax.align`: networks matched by permuting units, merged, kept near a reference.
+- `pfn_optax.curvature`: the spectrum of the Hessian, its inertia, a probe for training.
+- `pfn_optax.landscape`: networks embedded in wider ones, critical points, condensation.
 """
 
 from pfn_optax.drawing import draw_flow, flow_html
