@@ -119,7 +119,7 @@ def test_residual_networks_train_and_merge(tmp_path):
     file = tmp_path / "out.json"
     MergeResNetExperiment(
         width=4,
-        pairs=2,
+        pairs=1,
         epochs=6,
         dataset="digits",
         num_images=200,
