@@ -6,14 +6,12 @@
 - `distance`: the objective, on its own.
 - `with_alignment`: an optax wrapper that keeps a network near a reference while it trains.
 - `permute_state`: an optimizer's state moved as the parameters were.
-- `unit_activations`: what the units of any function compute, for matching by activations.
 - `interpolate`, `merge`: models between models.
 - `loss_barrier`, `Curve`: the loss along the line between two models.
 - `repair`: gives the units of a merged model the statistics they have in the models.
 - `reestimate_batch_stats`: measures the running statistics of batch norms again.
 """
 
-from pfn_optax.align.activations import unit_activations
 from pfn_optax.align.alignment import Alignment, AlignmentStatus, align
 from pfn_optax.align.barrier import Curve, loss_barrier
 from pfn_optax.align.batch_norm import reestimate_batch_stats
@@ -37,6 +35,5 @@ __all__ = [
     "permute_state",
     "reestimate_batch_stats",
     "repair",
-    "unit_activations",
     "with_alignment",
 ]

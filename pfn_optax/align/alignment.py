@@ -132,7 +132,7 @@ def align(
         rescale: whether to match the networks at balanced scales (every unit's incoming weights as
             large as its outgoing ones), and to move b to a's scales in the end.
         activations: of `"activation"`: for each batch a pair, for a and b, of mappings from groups
-            to f[..., size], rows alike; see `unit_activations`.
+            to f[..., size], rows alike; see `pfn_optax.units.unit_activations`.
         check: `(function, *args)` with `function(params, *args)`: proves the spec on it first, at
             the cost of a compilation (`check_spec`).
 

@@ -96,7 +96,7 @@ def correlations(
     if activations is None:
         raise ValueError(
             'method="activation" needs activations: for each batch, one mapping per network from '
-            "groups to f[..., size]; see pfn_optax.align.unit_activations."
+            "groups to f[..., size]; see pfn_optax.units.unit_activations."
         )
     found = CrossCorrelation(spec, num_networks)
     num_batches = 0

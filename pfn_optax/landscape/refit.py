@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfn_optax.align import unit_activations
+from pfn_optax.units import unit_activations
 
 
 class Refit:

@@ -7,9 +7,11 @@
 - `spec_from_axes`: a spec written by hand.
 - `check_spec`: proves a spec, also a written one.
 - `axes_of`, `Segment`: the same groups on every value of a traced function.
+- `unit_activations`: what the units of each group compute.
 - `num_symmetries`: how many permutations leave the function as it is.
 """
 
+from pfn_optax.units.activations import unit_activations
 from pfn_optax.units.axes import Axes, Segment, axes_of
 from pfn_optax.units.check import check_spec
 from pfn_optax.units.copying import copy_units, resized
@@ -32,5 +34,6 @@ __all__ = [
     "num_symmetries",
     "resized",
     "spec_from_axes",
+    "unit_activations",
     "unit_spec",
 ]

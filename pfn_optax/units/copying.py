@@ -1,6 +1,7 @@
 """Copies of units, as many as one likes: a wider or narrower layer with the same function."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +51,10 @@ def copy_units(
     spec.require_leaves(params)
     for name, units in copies.items():
         share = np.ones(np.shape(units)) if shares is None else shares[name]
-        _require_copies(spec.group(name), units, share)
-        params = _copied(params, spec.group(name), host(units), host(share))
+        group = spec.group(name)
+        _require_copies(group, units, share)
+        copied = functools.partial(_copied_at, group.size, host(units), host(share))
+        params = on_members(params, group, copied)
         spec = resized(spec, {name: np.shape(units)[0]})
     return params, spec
 
@@ -87,20 +90,32 @@ def resized(spec: UnitSpec, sizes: Mapping[str, int]) -> UnitSpec:
     return spec
 
 
-def _copied(params: Any, group: Group, units: Any, share: Any) -> Any:
+def on_members(params: Any, group: Group, change: Callable[[Any, Member], Any]) -> Any:
+    """Applies `change(leaf, member)` wherever a group stands.
+
+    From the end of an axis to its start, so that the places of the others stay.
+    """
     leaves, treedef = jax.tree.flatten(params)
-    for number, (path, _) in enumerate(named_leaves(params)):
-        # From the end of an axis to its start, so that the places of the others stay.
-        members = sorted(
-            (member for member in group.members if member.path == path),
-            key=lambda member: -member.start,
-        )
-        for member in members:
-            leaves[number] = _copied_at(leaves[number], group.size, member, units, share)
+    numbers = {path: number for number, (path, _) in enumerate(named_leaves(params))}
+    for member in sorted(group.members, key=lambda member: -member.start):
+        leaves[numbers[member.path]] = change(leaves[numbers[member.path]], member)
     return treedef.unflatten(leaves)
 
 
-def _copied_at(leaf: Any, size: int, member: Member, units: Any, share: Any) -> Any:
+def require_units(group: Group, units: Any) -> None:
+    """Refuses what is no list of units of a group."""
+    is_valid = np.ndim(units) == 1 and np.size(units) > 0
+    if is_valid and not isinstance(units, Tracer):
+        units = np.asarray(units)
+        is_valid = np.issubdtype(units.dtype, np.integer)
+        is_valid = is_valid and units.min() >= 0 and units.max() < group.size
+    if not is_valid:
+        raise ValueError(
+            f"group {group.name!r} needs a list of its units 0, ..., {group.size - 1}, got {units}."
+        )
+
+
+def _copied_at(size: int, units: Any, share: Any, leaf: Any, member: Member) -> Any:
     """One stretch of an axis with other units on it."""
     axis, start = member.axis, member.start
     places = np.arange(start, start + member.before * size * member.after)
@@ -164,15 +179,7 @@ def _require_splittable(group: Group) -> None:
 
 def _require_copies(group: Group, units: Any, share: Any) -> None:
     _require_splittable(group)
-    is_valid = np.ndim(units) == 1 and np.size(units) > 0
-    if is_valid and not isinstance(units, Tracer):
-        units = np.asarray(units)
-        is_valid = np.issubdtype(units.dtype, np.integer)
-        is_valid = is_valid and units.min() >= 0 and units.max() < group.size
-    if not is_valid:
-        raise ValueError(
-            f"group {group.name!r} needs a list of its units 0, ..., {group.size - 1}, got {units}."
-        )
+    require_units(group, units)
     if np.shape(share) != np.shape(units):
         raise ValueError(
             f"group {group.name!r} needs a share for each of {np.size(units)} units, got an array "

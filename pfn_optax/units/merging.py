@@ -1,13 +1,12 @@
 """Fewer units in the place of many: each new unit is read as a mixture of old ones."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from pfn_optax.paths import named_leaves
-from pfn_optax.units.copying import resized
+from pfn_optax.units.copying import on_members, require_units, resized
 from pfn_optax.units.spec import Group, Member, UnitSpec, host, namespace
 
 
@@ -50,25 +49,13 @@ def merge_units(
         group, units, mixing = spec.group(name), host(units), host(mixings[name])
         smaller = resized(spec, {name: len(units)})
         _require_mixing(group, units, mixing)
-        params = _merged(params, group, units, mixing)
+        merged = functools.partial(_merged_at, group.size, units, mixing)
+        params = on_members(params, group, merged)
         spec = smaller
     return params, spec
 
 
-def _merged(params: Any, group: Group, units: Any, mixing: Any) -> Any:
-    leaves, treedef = jax.tree.flatten(params)
-    for number, (path, _) in enumerate(named_leaves(params)):
-        # From the end of an axis to its start, so that the places of the others stay.
-        members = sorted(
-            (member for member in group.members if member.path == path),
-            key=lambda member: -member.start,
-        )
-        for member in members:
-            leaves[number] = _merged_at(leaves[number], group.size, member, units, mixing)
-    return treedef.unflatten(leaves)
-
-
-def _merged_at(leaf: Any, size: int, member: Member, units: Any, mixing: Any) -> Any:
+def _merged_at(size: int, units: Any, mixing: Any, leaf: Any, member: Member) -> Any:
     """One stretch of an axis with fewer units on it."""
     axis, numbers = member.axis, namespace(leaf, mixing)
     leaf = numbers.asarray(leaf)
@@ -86,13 +73,7 @@ def _merged_at(leaf: Any, size: int, member: Member, units: Any, mixing: Any) ->
 
 
 def _require_mixing(group: Group, units: Any, mixing: Any) -> None:
-    is_valid = np.ndim(units) == 1 and np.issubdtype(units.dtype, np.integer)
-    if is_valid and isinstance(units, np.ndarray):
-        is_valid = units.min() >= 0 and units.max() < group.size
-    if not is_valid:
-        raise ValueError(
-            f"group {group.name!r} needs a list of its units 0, ..., {group.size - 1}, got {units}."
-        )
+    require_units(group, units)
     if np.shape(mixing) != (*np.shape(units), group.size):
         raise ValueError(
             f"group {group.name!r} needs a mixing of shape {(*np.shape(units), group.size)}, one "

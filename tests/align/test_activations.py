@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pfn_optax.align import AlignmentStatus, align, align_many, unit_activations
+from pfn_optax.align import AlignmentStatus, align, align_many
 from pfn_optax.align.correlation import correlations
 from pfn_optax.tracing import interpret, trace
-from pfn_optax.units import unit_spec
+from pfn_optax.units import unit_activations, unit_spec
 from tests.align.networks import mlp, mlp_output, mlp_spec, random_permutations, zoo
 
 SIZES = (5, 6, 4, 2)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pfn_optax.tracing import Constant, Equation, Traced, Variable, interpret, trace
-from pfn_optax.units import Axes, axes_of
+from pfn_optax.units.axes import Axes, axes_of
 
 
 def unit_activations(
@@ -32,7 +32,7 @@ def unit_activations(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from pfn_optax.align import unit_activations
+        >>> from pfn_optax.units import unit_activations
         >>> params = {"in": jnp.asarray([[1.0, -1.0]]), "out": jnp.ones((2, 1))}
         >>> def predict(params, x):
         ...     return jax.nn.relu(x @ params["in"]) @ params["out"]
