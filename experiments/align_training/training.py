@@ -10,13 +10,12 @@ import numpy as np
 import optax
 
 from experiments.data import Dataset
+from experiments.mlp import Params, init, logits
 from pfn_optax.align import align, align_many, distance, with_alignment
 from pfn_optax.units import UnitSpec, unit_spec
 
 HIDDEN = (64, 64)
 BATCH_SIZE, LEARNING_RATE = 100, 1e-3
-
-Params = dict[str, dict[str, jax.Array]]
 
 
 class Images(NamedTuple):
@@ -38,32 +37,10 @@ def splits(data: Dataset) -> tuple[Images, Images]:
     return train, test
 
 
-def init(key: jax.Array, num_inputs: int, num_classes: int) -> Params:
-    """Draws an MLP by He's rule."""
-    sizes = (num_inputs, *HIDDEN, num_classes)
-    keys = jax.random.split(key, len(sizes) - 1)
-    return {
-        f"Dense_{layer}": {
-            "kernel": jax.random.normal(keys[layer], sizes[layer : layer + 2])
-            * (2 / sizes[layer]) ** 0.5,
-            "bias": jnp.zeros(sizes[layer + 1]),
-        }
-        for layer in range(len(sizes) - 1)
-    }
-
-
-def logits(params: Params, inputs: jax.Array) -> jax.Array:
-    """Runs the MLP, with ReLU between its layers."""
-    *hidden, last = params.values()
-    for layer in hidden:
-        inputs = jax.nn.relu(inputs @ layer["kernel"] + layer["bias"])
-    return inputs @ last["kernel"] + last["bias"]
-
-
 @functools.cache
 def spec_of(num_inputs: int, num_classes: int) -> UnitSpec:
     """The hidden units of the MLP."""
-    params = jax.eval_shape(lambda: init(jax.random.key(0), num_inputs, num_classes))
+    params = jax.eval_shape(lambda: init(jax.random.key(0), (num_inputs, *HIDDEN, num_classes)))
     return unit_spec(logits, params, jax.ShapeDtypeStruct((1, num_inputs), jnp.float32))
 
 
@@ -105,7 +82,7 @@ def train(
     @jax.vmap
     def run(seed: jax.Array) -> tuple[Any, jax.Array]:
         key = jax.random.key(seed)
-        params = init(key, num_inputs, num_classes)
+        params = init(key, (num_inputs, *HIDDEN, num_classes))
 
         def step(carry, number):
             params, state = carry

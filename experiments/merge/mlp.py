@@ -8,36 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Params = dict[str, dict[str, jax.Array]]
+from experiments.mlp import Params, init, logits
 
 BATCH_SIZE, LEARNING_RATE = 128, 1e-3
-
-
-def init(seed: int, sizes: tuple[int, ...]) -> Params:
-    """Draws parameters by He's rule.
-
-    Args:
-        seed: any number.
-        sizes: inputs, hidden units of each layer, outputs.
-
-    Returns:
-        A kernel and a bias per layer.
-    """
-    params = {}
-    for index, key in enumerate(jax.random.split(jax.random.key(seed), len(sizes) - 1)):
-        fan_in, fan_out = sizes[index : index + 2]
-        kernel = jax.random.normal(key, (fan_in, fan_out)) * (2 / fan_in) ** 0.5
-        params[f"Dense_{index}"] = {"kernel": kernel, "bias": jnp.zeros(fan_out)}
-    return params
-
-
-def logits(params: Params, images: jax.Array) -> jax.Array:
-    """Maps f32[batch, num_inputs] to f32[batch, num_classes]."""
-    *hidden, head = params.values()
-    x = images
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ head["kernel"] + head["bias"]
 
 
 def cross_entropy(
@@ -69,7 +42,7 @@ def train(
     num_steps = len(labels) // BATCH_SIZE
     orders = [draw.permutation(len(labels))[: num_steps * BATCH_SIZE] for _ in range(epochs)]
     batches = np.stack(orders).reshape(-1, BATCH_SIZE)
-    params = init(seed, (images.shape[1], width, width, num_classes))
+    params = init(jax.random.key(seed), (images.shape[1], width, width, num_classes))
     return _train(params, images, labels, jnp.asarray(batches))
 
 

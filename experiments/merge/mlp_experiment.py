@@ -17,6 +17,7 @@ from experiments.data import Dataset, load
 from experiments.errors import DataUnavailableError, UsageError
 from experiments.merge import figure, mlp, summary
 from experiments.merge.paths import batches_of, to_json
+from experiments.mlp import init, logits
 from pfn_optax.align import align, loss_barrier, repair
 from pfn_optax.units import UnitSpec, unit_spec
 
@@ -128,7 +129,7 @@ class MergeMLPExperiment:
 
         def repaired(params: Any, t: float) -> Any:
             models = (a, matched.params)
-            return repair(mlp.logits, params, models, half, spec, weights=(1 - t, t))
+            return repair(logits, params, models, half, spec, weights=(1 - t, t))
 
         arms = {
             "naive": (b, None),
@@ -155,8 +156,8 @@ class MergeMLPExperiment:
 
 @functools.cache
 def _spec(width: int, num_inputs: int, num_classes: int) -> UnitSpec:
-    params = mlp.init(0, (num_inputs, width, width, num_classes))
-    return unit_spec(mlp.logits, params, jnp.ones((1, num_inputs)))
+    params = init(jax.random.key(0), (num_inputs, width, width, num_classes))
+    return unit_spec(logits, params, jnp.ones((1, num_inputs)))
 
 
 def _training_arrays(dataset: Dataset) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import mlp
+from experiments.mlp import Params, logits
 from pfn_optax import FlowGraph, flow_value, unit_graph
 from pfn_optax.capacity import effective_rank
 
@@ -18,8 +20,6 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 SIZES = (64, 64, 64, 64, 10)
 HALF, STARVED = 32, 0.03  # units that a layer starves, and to which share of their weights
 CHUNK = 16  # hidden units in a block of the flow graph
-
-Params = dict[str, dict[str, jax.Array]]
 
 
 def init(start: Start, seed: jax.Array) -> Params:
@@ -34,28 +34,16 @@ def init(start: Start, seed: jax.Array) -> Params:
     Returns:
         A kernel and a bias per layer.
     """
-    params = {}
-    for index, key in enumerate(jax.random.split(jax.random.key(seed), len(SIZES) - 1)):
-        fan_in, fan_out = SIZES[index : index + 2]
-        kernel = jax.random.normal(key, (fan_in, fan_out)) * (2 / fan_in) ** 0.5
-        if start == "low rank" and index == 1:
-            low = jnp.outer(kernel[:, 0], kernel[0])
-            kernel = low * (jnp.linalg.norm(kernel) / jnp.linalg.norm(low))
-        elif start == "crossed" and index == 1:
-            kernel = kernel.at[:, HALF:].multiply(STARVED)
-        elif start == "crossed" and index == 2:
-            kernel = kernel.at[:HALF].multiply(STARVED)
-        params[f"Dense_{index}"] = {"kernel": kernel, "bias": jnp.zeros(fan_out)}
+    params = mlp.init(jax.random.key(seed), SIZES)
+    middle, after = params["Dense_1"], params["Dense_2"]
+    if start == "low rank":
+        kernel = middle["kernel"]
+        low = jnp.outer(kernel[:, 0], kernel[0])
+        middle["kernel"] = low * (jnp.linalg.norm(kernel) / jnp.linalg.norm(low))
+    elif start == "crossed":
+        middle["kernel"] = middle["kernel"].at[:, HALF:].multiply(STARVED)
+        after["kernel"] = after["kernel"].at[:HALF].multiply(STARVED)
     return params
-
-
-def logits(params: Params, images: jax.Array) -> jax.Array:
-    """Maps f32[batch, 64] to f32[batch, 10]; ReLU between the layers."""
-    *hidden, head = params.values()
-    x = images
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ head["kernel"] + head["bias"]
 
 
 def cross_entropy(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:

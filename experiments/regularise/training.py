@@ -9,14 +9,13 @@ import numpy as np
 import optax
 
 from experiments.data import load
+from experiments.mlp import Params, logits
 from experiments.regularise.networks import (
     Arm,
-    Params,
     Start,
     cross_entropy,
     flow,
     init,
-    logits,
     penalty,
     smallest_rank,
 )
