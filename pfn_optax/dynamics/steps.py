@@ -1,0 +1,93 @@
+"""A dynamical system is a step: state -> state, or (state, input) -> state.
+
+States are trees of floating leaves. What drives the system (an input sequence, the parameters of
+each layer of a stack, noise) comes as `inputs`, a tree whose leaves have one leading axis of time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pfn_optax.paths import named_leaves
+
+Step = Callable[..., Any]
+
+
+def rk4(field: Callable[[Any], Any], time_step: float) -> Step:
+    """Turns a vector field into a step, by the classic Runge-Kutta method of fourth order.
+
+    Args:
+        field: state -> velocity, a tree like the state.
+        time_step: length of one step, in the field's units of time.
+
+    Returns:
+        The step, state -> state.
+
+    Raises:
+        ValueError: if `time_step` is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from pfn_optax.dynamics import rk4
+        >>> print(f"{rk4(lambda x: -x, 0.1)(jnp.float32(1)):.5f}")  # exp(-0.1)
+        0.90484
+    """
+    if not time_step > 0:
+        raise ValueError(f"time_step must be positive, got {time_step}.")
+
+    def along(state, velocity, time):
+        return jax.tree.map(lambda x, v: x + jnp.asarray(time, x.dtype) * v, state, velocity)
+
+    def step(state):
+        first = field(state)
+        second = field(along(state, first, time_step / 2))
+        third = field(along(state, second, time_step / 2))
+        fourth = field(along(state, third, time_step))
+        mean = jax.tree.map(
+            lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, first, second, third, fourth
+        )
+        return along(state, mean, time_step)
+
+    return step
+
+
+def require_state(state: Any) -> Any:
+    """Returns the state as arrays.
+
+    Raises:
+        ValueError: if it is empty, or a leaf is not real and floating; the leaf is named.
+    """
+    leaves = named_leaves(state)
+    if not sum(jnp.size(leaf) for _, leaf in leaves):
+        raise ValueError("the state has no entries: give the state that the step takes.")
+    for names, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"state leaf {'.'.join(names) or 'itself'} is {dtype}, but exponents are of real "
+                "floating states: convert it, or keep what does not change in the step's closure."
+            )
+    return jax.tree.map(jnp.asarray, state)
+
+
+def require_step(step: Step, state: Any, *inputs: Any) -> None:
+    """Checks, by shapes alone, that a step returns a state like the one it takes.
+
+    Raises:
+        ValueError: if it does not; the leaf is named.
+    """
+    after = jax.eval_shape(step, state, *inputs)
+    if jax.tree.structure(after) != jax.tree.structure(state):
+        raise ValueError(
+            f"the step must return a state like the one it takes, {jax.tree.structure(state)}, but "
+            f"returns {jax.tree.structure(after)}. Of a cell's (carry, output) return the carry."
+        )
+    for (names, old), (_, new) in zip(named_leaves(state), named_leaves(after), strict=True):
+        if (jnp.shape(old), jnp.result_type(old)) != (new.shape, new.dtype):
+            raise ValueError(
+                f"the step turns state leaf {'.'.join(names) or 'itself'} from "
+                f"{jnp.result_type(old)}{list(jnp.shape(old))} into {new.dtype}{list(new.shape)}; "
+                "both must agree."
+            )
