@@ -53,11 +53,49 @@ def rk4(field: Callable[[Any], Any], time_step: float) -> Step:
     return step
 
 
+def along_orbit(step: Step) -> Step:
+    """Makes a step that stays on given points: it takes each point from its inputs.
+
+    Its derivative is that of the step at the point. For orbits that come from elsewhere: recorded,
+    or of a map that floats do not follow, as `classic.doubling_map`.
+
+    Args:
+        step: state -> state.
+
+    Returns:
+        The step, (state, point) -> state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from pfn_optax.dynamics import along_orbit, classic, lyapunov_spectrum
+        >>> orbit = classic.doubling_orbit(jax.random.key(0), 500)
+        >>> step = along_orbit(classic.doubling_map)
+        >>> found = lyapunov_spectrum(step, orbit[0], inputs=orbit)
+        >>> print(f"{jnp.exp(found.exponents[0]):.4f}")
+        2.0000
+    """
+
+    def follow(state, point):
+        return step(jax.tree.map(lambda x, p: p + (x - jax.lax.stop_gradient(x)), state, point))
+
+    return follow
+
+
 def require_state(state: Any) -> Any:
     """Returns the state as arrays.
 
     Raises:
         ValueError: if it is empty, or a leaf is not real and floating; the leaf is named.
+    """
+    require_floating(state)
+    return jax.tree.map(jnp.asarray, state)
+
+
+def require_floating(state: Any) -> None:
+    """Checks the leaves of a state, which may be abstract.
+
+    Raises:
+        ValueError: if there are no entries, or a leaf is not real and floating; the leaf is named.
     """
     leaves = named_leaves(state)
     if not sum(jnp.size(leaf) for _, leaf in leaves):
@@ -69,7 +107,6 @@ def require_state(state: Any) -> Any:
                 f"state leaf {'.'.join(names) or 'itself'} is {dtype}, but exponents are of real "
                 "floating states: convert it, or keep what does not change in the step's closure."
             )
-    return jax.tree.map(jnp.asarray, state)
 
 
 def require_step(step: Step, state: Any, *inputs: Any) -> None:
