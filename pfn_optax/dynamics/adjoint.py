@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from pfn_optax.dynamics import sweep
 from pfn_optax.dynamics.spectrum import LyapunovSpectrum, result
 from pfn_optax.dynamics.status import raise_if_nonfinite
-from pfn_optax.dynamics.steps import Step
+from pfn_optax.dynamics.steps import Step, require_state
 from pfn_optax.dynamics.sweep import Columns, Piece, Plan
 from pfn_optax.dynamics.tangent import System, count_steps, flat_system, initial_basis, pull
 
@@ -75,11 +75,16 @@ def adjoint_lyapunov_spectrum(
     """
     num_steps = count_steps(num_steps, inputs, num_unrecorded=num_transient)
     plan = sweep.make_plan(num_steps, num_transient, qr_every, num_points, time_step)
-    system = flat_system(step, state, inputs)
-    columns = Columns.start(initial_basis(system, num_exponents, basis, key))
-    columns, growth = _backward(system, plan, inputs, columns)
-    raise_if_nonfinite(columns.first_nonfinite)
-    return result(system, plan, system.state, columns, growth)
+
+    @jax.jit  # one program, also where the caller runs eagerly
+    def measured(state, inputs, basis, key):
+        system = flat_system(step, state, inputs)
+        columns = Columns.start(initial_basis(system, num_exponents, basis, key))
+        return result(system, plan, system.state, *_backward(system, plan, inputs, columns))
+
+    found = measured(require_state(state), inputs, basis, key)
+    raise_if_nonfinite(found.first_nonfinite)
+    return found
 
 
 def _backward(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from pfn_optax.dynamics.status import raise_if_nonfinite
-from pfn_optax.dynamics.steps import Step
+from pfn_optax.dynamics.steps import Step, require_state
 from pfn_optax.dynamics.sweep import Columns, require_time_step
-from pfn_optax.dynamics.tangent import count_steps, flat_system, initial_basis, push
+from pfn_optax.dynamics.tangent import System, count_steps, flat_system, initial_basis, push
 
 
 class CovariantVectors(NamedTuple):
@@ -52,8 +52,8 @@ def covariant_vectors(
 
     The orthonormal columns Q of a spectrum are not that: all but the first are bent by the
     projection. The forward pass stores Q and R of every step, and the backward pass applies the
-    inverse of R to random upper triangular coefficients, which converge to those of the covariant
-    vectors in Q (Ginelli's algorithm). Angles between the vectors tell how near the system is to
+    inverse of R to upper triangular coefficients, which converge to those of the covariant vectors
+    in Q (Ginelli's algorithm). Angles between the vectors tell how near the system is to
     losing hyperbolicity.
 
     Memory: num_steps n k + (num_steps + num_transient) k^2 numbers. For a long trajectory take one
@@ -94,39 +94,58 @@ def covariant_vectors(
     """
     num_steps = count_steps(num_steps, inputs, num_unrecorded=2 * num_transient)
     require_time_step(time_step)
-    system = flat_system(step, state, inputs)
-    columns = Columns.start(initial_basis(system, num_exponents, None, key))
 
-    def advance(carry, given):
-        state, columns, number = carry
+    @jax.jit  # one program, also where the caller runs eagerly
+    def measured(state, inputs, key):
+        system = flat_system(step, state, inputs)
+        columns = Columns.start(initial_basis(system, num_exponents, None, key))
+        point = system.state, columns, jnp.zeros((), jnp.int32)
+        return _ginelli(system, point, inputs, num_transient, num_steps, time_step)
+
+    found = measured(require_state(state), inputs, key)
+    raise_if_nonfinite(found.first_nonfinite)
+    return found
+
+
+def _ginelli(
+    system: System,
+    point: tuple[jax.Array, Columns, jax.Array],
+    inputs: Any,
+    num_transient: int,
+    num_steps: int,
+    time_step: Any,
+) -> CovariantVectors:
+    """The forward pass, then the backward pass on what it stored."""
+
+    def advance(point, given):
+        state, columns, number = point
         after, basis = push(system.step, state, given, columns.basis)
         moved, r = columns.moved(basis, after, number).decomposed()
         return (after, moved, number + 1), (state, columns.basis, r)
 
-    def forward(carry, start, count, kept):
+    def forward(point, start, count, kept):
         given = jax.tree.map(lambda x: x[start : start + count], inputs)
 
-        def kept_only(carry, given):
-            carry, (state, basis, r) = advance(carry, given)
-            return carry, {"nothing": (), "r": r, "all": (state, basis, r)}[kept]
+        def keep(point, given):
+            point, stored = advance(point, given)
+            return point, kept(*stored)
 
-        return jax.lax.scan(kept_only, carry, given, count)
+        return jax.lax.scan(keep, point, given, count)
 
-    carry = system.state, columns, jnp.zeros((), jnp.int32)
-    carry, _ = forward(carry, 0, num_transient, "nothing")
-    carry, (states, bases, recorded) = forward(carry, num_transient, num_steps, "all")
-    carry, later = forward(carry, num_transient + num_steps, num_transient, "r")
-    columns = carry[1]
-    raise_if_nonfinite(columns.first_nonfinite)
+    end = num_transient + num_steps
+    point, _ = forward(point, 0, num_transient, lambda *stored: None)
+    point, stored = forward(point, num_transient, num_steps, lambda *stored: stored)
+    point, later = forward(point, end, num_transient, lambda state, basis, r: r)
+    states, bases, recorded = stored
+    columns = point[1]
 
     # Upper triangular with ones: every vector has a share of its own column of Q.
     coefficients = jnp.triu(jnp.ones_like(recorded[0]))
     coefficients, _ = jax.lax.scan(_back, coefficients, later, reverse=True)
     _, (coefficients, growth) = jax.lax.scan(_back, coefficients, recorded, reverse=True)
-    vectors = bases @ coefficients
     return CovariantVectors(
         states=jax.vmap(system.tree)(states),
-        vectors=jax.vmap(jax.vmap(system.tree, in_axes=1))(vectors),
+        vectors=jax.vmap(jax.vmap(system.tree, in_axes=1))(bases @ coefficients),
         growth=growth,
         exponents=growth.mean(axis=0) / jnp.asarray(time_step, growth.dtype),
         status=columns.status,

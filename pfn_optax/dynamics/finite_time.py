@@ -86,9 +86,13 @@ def finite_time_exponents(
             values = _leading_values(flat, start, k + SPARE)
         return jnp.log(values[:k]) / depth
 
-    if batch_size is None:
-        return jax.vmap(at)(inputs)
-    return jax.lax.map(at, inputs, batch_size=batch_size)
+    @jax.jit  # one program, also where the caller runs eagerly
+    def field(inputs):
+        if batch_size is None:
+            return jax.vmap(at)(inputs)
+        return jax.lax.map(at, inputs, batch_size=batch_size)
+
+    return field(inputs)
 
 
 def _all_values(flat: Callable, start: jax.Array, num_outputs: int) -> jax.Array:

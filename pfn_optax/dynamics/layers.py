@@ -66,9 +66,22 @@ def layer_spectrum(
         raise ValueError(
             f"num_exponents must be in 1, ..., {narrowest}, the narrowest width; got {k}."
         )
+
+    @jax.jit  # one program, also where the caller runs eagerly
+    def measured(state, key):
+        return _pushed(layers, state, k, jax.random.key(0) if key is None else key)
+
+    found = measured(state, key)
+    raise_if_nonfinite(found.first_nonfinite)
+    return found
+
+
+def _pushed(
+    layers: Sequence[Callable[[Any], Any]], state: Any, k: int, key: jax.Array
+) -> LyapunovSpectrum:
+    """Pushes k random columns through the layers."""
     vector, unravel = ravel_pytree(state)
     dtype = jnp.promote_types(vector.dtype, jnp.float32)
-    key = jax.random.key(0) if key is None else key
     columns, growth = Columns.start(random_basis(key, vector.size, k, dtype)), []
     for number, layer in enumerate(layers):
 
@@ -81,7 +94,6 @@ def layer_spectrum(
         columns = columns.moved(basis, vector, jnp.asarray(number, jnp.int32))
         columns, stretched = columns.orthonormal()
         growth.append(stretched)
-    raise_if_nonfinite(columns.first_nonfinite)
     plan = sweep.make_plan(len(layers), 0, 1, len(layers), 1.0)
     return LyapunovSpectrum(
         *sweep.statistics(jnp.stack(growth), plan),
