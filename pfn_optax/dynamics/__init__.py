@@ -10,6 +10,8 @@ cell by `cell_step`, a stack of layers with its parameters for inputs.
 - `layer_spectrum`, `finite_time_exponents`: of deep networks, along the depth and over the inputs.
 - `flossing_loss`: exponents as a loss. `lyapunov_probe`: exponents during training, as an optax
   transformation.
+- `value_and_grad_long`: long-time averages and their gradients, by back-propagation, shadowing,
+  kernel differentiation or the path kernel.
 - `rk4`, `cell_step`, `along_orbit`: steps of fields, of recurrent cells, on given orbits;
   `classic`: systems whose exponents are known.
 """
@@ -21,6 +23,12 @@ from pfn_optax.dynamics.covariant import CovariantVectors, covariant_vectors
 from pfn_optax.dynamics.dimension import entropy_bound, kaplan_yorke_dimension
 from pfn_optax.dynamics.finite_time import finite_time_exponents
 from pfn_optax.dynamics.flossing import flossing_loss
+from pfn_optax.dynamics.gradients import (
+    GradientError,
+    GradientStatus,
+    LongGradient,
+    value_and_grad_long,
+)
 from pfn_optax.dynamics.layers import layer_spectrum
 from pfn_optax.dynamics.probe import LyapunovProbeState, lyapunov_probe
 from pfn_optax.dynamics.spectrum import LyapunovSpectrum, lyapunov_spectrum
@@ -31,6 +39,9 @@ __all__ = [
     "CovariantVectors",
     "DynamicsError",
     "DynamicsStatus",
+    "GradientError",
+    "GradientStatus",
+    "LongGradient",
     "LyapunovProbeState",
     "LyapunovSpectrum",
     "adjoint_lyapunov_spectrum",
@@ -46,4 +57,5 @@ __all__ = [
     "lyapunov_probe",
     "lyapunov_spectrum",
     "rk4",
+    "value_and_grad_long",
 ]
