@@ -13,6 +13,14 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=50, 
 hypothesis.settings.load_profile("default")
 
 
+@pytest.fixture(scope="module")
+def unoptimized():
+    """Compiles without optimising: for modules of many small programs, each run a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
     """Runs a test in float64."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.graphs import chain, layered
 from pfn_optax.flow import FlowNetwork, MaxFlow, max_flow
+from tests.compilation import UNOPTIMIZED
 
 
 def complete(num_nodes: int) -> FlowNetwork:
@@ -91,10 +92,13 @@ def draw(name: str, network: FlowNetwork, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def batch_solver(
-    network: FlowNetwork, side: Literal["source", "sink"] = "source"
+    network: FlowNetwork, side: Literal["source", "sink"] = "source", *, optimized: bool = False
 ) -> Callable[[npt.ArrayLike], MaxFlow]:
     """One compiled solver for a batch, flow included; the answer as numpy arrays."""
-    solve = jax.jit(jax.vmap(lambda c: max_flow(network, c, side=side, return_flow=True)))
+    solve = jax.jit(
+        jax.vmap(lambda c: max_flow(network, c, side=side, return_flow=True)),
+        compiler_options=None if optimized else UNOPTIMIZED,
+    )
     return lambda capacities: jax.tree.map(np.asarray, solve(jnp.asarray(capacities)))
 
 

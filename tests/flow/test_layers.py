@@ -12,6 +12,7 @@ from pfn_optax.flow import FlowNetwork, certify, max_flow
 from pfn_optax.flow.layers import Layers, form_of, layers_of
 from pfn_optax.flow.layout import UNREACHABLE, layout_of
 from pfn_optax.flow.solve import solve
+from tests.compilation import UNOPTIMIZED
 from tests.flow.families import CAPACITIES, NETWORKS, cut_of, draw, layered, oracle
 
 
@@ -51,14 +52,14 @@ def solver(network, *, in_layers):
     layout = layout_of(network)
     form = layers_of(layout) if in_layers else layout
     one = functools.partial(solve, network, return_flow=True, form=form)
-    compiled = jax.jit(jax.vmap(one))
+    compiled = jax.jit(jax.vmap(one), compiler_options=UNOPTIMIZED)
     return lambda capacities: jax.tree.map(np.asarray, compiled(jnp.asarray(capacities)))
 
 
 @functools.cache
 def checker(network):
     check = jax.vmap(lambda c, f, s: certify(network, c, f, s, rtol=1e-4))
-    return jax.jit(check)
+    return jax.jit(check, compiler_options=UNOPTIMIZED)
 
 
 @pytest.mark.parametrize("family", CAPACITIES)

@@ -4,6 +4,8 @@ OR-Tools takes integers. So capacities are whole numbers of three significant bi
 holds, and what a cut costs can be compared to the last digit.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from pfn_optax.flow import WarmStart, certify, max_flow
+from tests.compilation import SHORT_CODE
 from tests.flow.families import complete, layered, sparse
 
 BATCH = 500
@@ -59,7 +62,7 @@ def test_every_cut_is_exact_and_every_certificate_honest(name):
     inner = [v for v in range(network.num_nodes) if v not in ends]
     tails, heads = np.array(network.tails), np.array(network.heads)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=SHORT_CODE)
     @jax.vmap
     def solve(capacities, warm):
         cold = max_flow(network, capacities, return_flow=True)

@@ -15,6 +15,7 @@ import pytest
 from pfn_optax.flow import FlowNetwork, certify, max_flow
 from pfn_optax.flow.reduce import reduction_of
 from pfn_optax.flow.solve import solve
+from tests.compilation import UNOPTIMIZED
 from tests.flow.families import (
     BATCH,
     CAPACITIES,
@@ -81,8 +82,9 @@ ALL = SERIES_PARALLEL | OTHERS
 @functools.cache
 def unreduced_solver(network):
     """The general form on the network as it is."""
-    general = jax.jit(jax.vmap(lambda c: solve(network, c, return_flow=True)))
-    check = jax.jit(jax.vmap(lambda c, f, s: certify(network, c, f, s, rtol=1e-4), (0, 0, 0)))
+    compiled = functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
+    general = compiled(jax.vmap(lambda c: solve(network, c, return_flow=True)))
+    check = compiled(jax.vmap(lambda c, f, s: certify(network, c, f, s, rtol=1e-4), (0, 0, 0)))
     return lambda c: jax.tree.map(np.asarray, general(jnp.asarray(c))), check
 
 

@@ -18,6 +18,8 @@ from pfn_optax.partition import Partition, block_energies, partition
 from pfn_optax.units import unit_spec
 from tests.graph.branched import Branched, branched
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def maximum_flow(bound: BoundGraph, capacities: np.ndarray, *, both_ways: bool = False) -> float:
     """The value of the maximum flow by igraph."""
