@@ -1,0 +1,99 @@
+"""Signal propagation: what depth does to activations and to gradients.
+
+At initialisation and infinite width (mean field), for any activation:
+
+- `variance_map`, `correlation_map`: one layer; `mean_field`: their fixed points, chi_1, the depth
+  scales xi_q and xi_c, and the phase, ordered or chaotic.
+- `critical_line`: the variance of weights at which chi_1 = 1; `critical_init`: initializers there.
+- `hermite_coefficients`, `isometry_decay`: an activation under layer norm.
+
+Of real activations, weights and gradients, at any time, inside jit:
+
+- `activation_rank`, `effective_rank`, `numerical_rank`, `mean_cosine`, `isometry_gap`: what a batch
+  still spans; `singular_values`, `singular_profile`: also of weights.
+- `dead_units`, `saturated_share`, `flat_share`: units that pass nothing on.
+- `gradient_profile`, `log_slope`, `update_ratios`: gradients over depth.
+- `first_nonfinite`: where the first NaN is; `leaf_names`, `layer_names`: what the numbers are of.
+- `stream_init`, `stream_update`, `stream_read`: activation measures over many batches.
+
+`pfn_optax.drawing.draw_phase_diagram` draws the phases of an activation.
+"""
+
+from pfn_optax.propagation.critical import (
+    CriticalInit,
+    CriticalPoint,
+    critical_init,
+    critical_line,
+)
+from pfn_optax.propagation.gradients import (
+    FirstNonfinite,
+    first_nonfinite,
+    gradient_profile,
+    layer_names,
+    leaf_names,
+    log_slope,
+    update_ratios,
+)
+from pfn_optax.propagation.hermite import hermite_coefficients, isometry_decay
+from pfn_optax.propagation.mean_field import (
+    MeanField,
+    MeanFieldStatus,
+    Phase,
+    correlation_map,
+    mean_field,
+    variance_map,
+)
+from pfn_optax.propagation.rank import (
+    activation_rank,
+    effective_rank,
+    isometry_gap,
+    mean_cosine,
+    numerical_rank,
+    singular_profile,
+    singular_values,
+)
+from pfn_optax.propagation.saturation import dead_units, flat_share, saturated_share
+from pfn_optax.propagation.stream import (
+    ActivationStream,
+    ActivationSummary,
+    stream_init,
+    stream_read,
+    stream_update,
+)
+
+__all__ = [
+    "ActivationStream",
+    "ActivationSummary",
+    "CriticalInit",
+    "CriticalPoint",
+    "FirstNonfinite",
+    "MeanField",
+    "MeanFieldStatus",
+    "Phase",
+    "activation_rank",
+    "correlation_map",
+    "critical_init",
+    "critical_line",
+    "dead_units",
+    "effective_rank",
+    "first_nonfinite",
+    "flat_share",
+    "gradient_profile",
+    "hermite_coefficients",
+    "isometry_decay",
+    "isometry_gap",
+    "layer_names",
+    "leaf_names",
+    "log_slope",
+    "mean_cosine",
+    "mean_field",
+    "numerical_rank",
+    "saturated_share",
+    "singular_profile",
+    "singular_values",
+    "stream_init",
+    "stream_read",
+    "stream_update",
+    "update_ratios",
+    "variance_map",
+]
