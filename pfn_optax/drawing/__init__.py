@@ -1,7 +1,8 @@
-"""Pictures: the flow network (flow as width, saturation as colour, the cut), and loss barriers."""
+"""Pictures: the flow network (flow as width, saturation as colour, the cut), barriers, phases."""
 
 from pfn_optax.drawing.barrier import draw_barrier
 from pfn_optax.drawing.figure import draw_flow
 from pfn_optax.drawing.page import flow_html
+from pfn_optax.drawing.phases import draw_phase_diagram
 
-__all__ = ["draw_barrier", "draw_flow", "flow_html"]
+__all__ = ["draw_barrier", "draw_flow", "draw_phase_diagram", "flow_html"]
