@@ -201,7 +201,8 @@ def _is_real(leaf: Any) -> bool:
 
 def _norm(leaves: Sequence[Any]) -> jax.Array:
     """Of all entries, scaled by the largest."""
-    dtype = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
+    is_double = any(jnp.result_type(leaf) == jnp.float64 for leaf in leaves)
+    dtype = jnp.float64 if is_double else jnp.float32
     wide = [jnp.asarray(leaf, dtype) for leaf in leaves if jnp.size(leaf)]
     if not wide:
         return jnp.zeros((), dtype)

@@ -111,6 +111,6 @@ def _nodes(scale: jax.Array, shift: jax.Array, bends: Any, cuts: Any) -> tuple[A
     inside = jnp.concatenate([moving, jnp.asarray(cuts, dtype)])
     edges = jnp.sort(jnp.concatenate([fixed, jnp.clip(inside, _SPREAD[0], _SPREAD[-1])]))
     half = jnp.diff(edges)[:, None] / 2
-    z = edges[:-1, None] + half * (1 + jnp.asarray(_POINTS, dtype))
+    z = edges[:-1, None] + half * (1 + jnp.asarray(_POINTS[None], dtype))
     density = jnp.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5
-    return z.ravel(), (half * jnp.asarray(_WEIGHTS, dtype) * density).ravel()
+    return z.ravel(), (half * jnp.asarray(_WEIGHTS[None], dtype) * density).ravel()

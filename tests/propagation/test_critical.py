@@ -44,7 +44,8 @@ def test_published_points_of_the_line(name):
         np.testing.assert_allclose(found.q, VARIANCES, atol=6e-6)
 
 
-def test_float32_and_one_at_a_time():
+@pytest.mark.usefixtures("strict")
+def test_float32_and_one_at_a_time_without_promotion():
     found = critical_line(jnp.tanh, 0.05)
     assert found.q.dtype == jnp.float32
     np.testing.assert_allclose(found[:2], [1.76095, 0.57005], rtol=1e-5)

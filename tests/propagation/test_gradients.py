@@ -51,8 +51,13 @@ def test_squares_neither_vanish_nor_overflow(scale):
     )
 
 
+@pytest.mark.usefixtures("strict")
 def test_profiles_of_odd_leaves():
-    odd = {"a": {"w": jnp.zeros(3), "step": 3}, "b": {"w": jnp.ones(4, jnp.bfloat16)}, "c": 7}
+    odd = {
+        "a": {"w": jnp.zeros(3), "step": 3},
+        "b": {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(1)},
+        "c": 7,
+    }
     found = gradient_profile(odd)  # what is no gradient is left out
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, [0.0, 2.0])

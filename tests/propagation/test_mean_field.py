@@ -54,6 +54,7 @@ def test_float32_is_float64_to_four_digits_and_more(tanh, precise):
         np.testing.assert_allclose(getattr(tanh, name)[:2], getattr(precise, name), rtol=2e-5)
 
 
+@pytest.mark.usefixtures("strict")
 def test_vmap_is_jit_is_eager(tanh):
     for index in (1, 2):
         single = mean_field(jnp.tanh, *(float(x) for x in PLACES[index]))
