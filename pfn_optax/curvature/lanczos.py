@@ -107,7 +107,8 @@ def extreme_eigenpairs(
             f"num_vectors={num_vectors} is too few for {num_wanted} eigenvalues: take "
             f"{num_wanted + 2} or more."
         )
-    if not 0 < tolerance < 1:
+    # An array may be a hyperparameter of the state, whose value is not known while tracing.
+    if isinstance(tolerance, int | float) and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}.")
     key = jax.random.key(0) if key is None else key
     plan = _Plan(k, which, num_vectors, max_products)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from pfn_optax.curvature import krylov as spaces
 from pfn_optax.curvature.lanczos import Which, extreme_eigenpairs
@@ -27,7 +28,7 @@ class HessianProbeState(NamedTuple):
         hessian_products: i32[], products that the last probe took.
         hessian_status: i32[], a `CurvatureStatus` of the last probe.
         hessian_vector: tree like the parameters, the sum of the eigenvectors, where the next probe
-            starts; None without `warm_start`.
+            starts; () without `warm_start`.
     """
 
     hessian_step: jax.Array
@@ -37,7 +38,7 @@ class HessianProbeState(NamedTuple):
     hessian_sharpness: jax.Array
     hessian_products: jax.Array
     hessian_status: jax.Array
-    hessian_vector: Any = None
+    hessian_vector: Any = ()
 
 
 def hessian_probe(
@@ -60,6 +61,9 @@ def hessian_probe(
     The loss is measured at the parameters that are given to `update`, those before the step. Steps
     between probes cost one comparison, also under `vmap`.
 
+    Under `optax.inject_hyperparams`, `every` and `tolerance` may be numbers in the state or
+    schedules; `loss`, `k`, `num_vectors` and `max_products` belong in `static_args`.
+
     Args:
         loss: params -> f[], such as the loss on a fixed batch. By default `update` takes it as the
             extra argument `value_fn`, as `optax.lbfgs` does.
@@ -76,8 +80,9 @@ def hessian_probe(
         A transformation with state `HessianProbeState`.
 
     Raises:
-        ValueError: from here, if `every` is not positive; from `update`, if there is no loss or no
-            `params`, or if an option does not fit the parameters (see `extreme_eigenpairs`).
+        ValueError: from here, if `every` is not positive or a size not an integer; from `update`,
+            if there is no loss or no `params`, or if an option does not fit the parameters (see
+            `extreme_eigenpairs`).
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -95,8 +100,14 @@ def hessian_probe(
         Cohen, Kaur, Li, Kolter & Talwalkar 2021, "Gradient descent on neural networks typically
         occurs at the edge of stability".
     """
-    if every < 1:
+    if not isinstance(every, Tracer) and every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
+    for name, value in (("k", k), ("num_vectors", num_vectors), ("max_products", max_products)):
+        if value is not None and not isinstance(value, int):
+            raise ValueError(
+                f"{name} shapes the program and must be a Python integer, got {value!r}. Under "
+                "`optax.inject_hyperparams`, list it in `static_args`."
+            )
     num_values = 2 * k if which == "both" else k
 
     def init(params):
@@ -110,16 +121,18 @@ def hessian_probe(
             hessian_sharpness=jnp.zeros((), dtype),
             hessian_products=count,
             hessian_status=jnp.asarray(CurvatureStatus.WAITING, jnp.int32),
-            hessian_vector=optax.tree.zeros_like(params, dtype) if warm_start else None,
+            hessian_vector=optax.tree.zeros_like(params, dtype) if warm_start else (),
         )
 
     def probe(value_fn, params, state):
         operator = hessian_operator(value_fn, params)
-        vector = state.hessian_vector
-        if vector is not None:
+        vector = None
+        if warm_start:
             start = spaces.random_vector(jax.random.key(0), params)
             is_known = state.hessian_probes > 0
-            vector = jax.tree.map(lambda new, old: jnp.where(is_known, old, new), start, vector)
+            vector = jax.tree.map(
+                lambda new, old: jnp.where(is_known, old, new), start, state.hessian_vector
+            )
         found = extreme_eigenpairs(
             operator,
             k,
@@ -139,7 +152,7 @@ def hessian_probe(
             hessian_sharpness=found.values[0],
             hessian_products=found.num_products,
             hessian_status=found.status,
-            hessian_vector=total if warm_start else None,
+            hessian_vector=total if warm_start else (),
         )
         kept = state._replace(hessian_products=found.num_products, hessian_status=found.status)
         return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), measured, kept)

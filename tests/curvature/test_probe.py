@@ -12,9 +12,7 @@ import pytest
 from pfn_optax.curvature import (
     CurvatureStatus,
     HessianProbeState,
-    extreme_eigenpairs,
     hessian_eigenvalues,
-    hessian_operator,
     hessian_probe,
 )
 from tests.curvature.models import data, loss, parameters
@@ -26,6 +24,7 @@ OPTIONS = {
     "both": {"k": 2, "which": "both"},
     "bottom": {"which": "bottom", "warm_start": False},
 }
+SMALL = {"num_vectors": 3, "max_products": 9}  # enough where few eigenvalues differ
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
@@ -41,6 +40,12 @@ def chained(**options):
 def trained(name):
     """Shared by two tests."""
     return scanned(chained(**OPTIONS[name], tolerance=1e-4))
+
+
+@functools.cache
+def plain():
+    """Parameters without a probe."""
+    return scanned(optax.chain(optax.identity(), optax.adam(0.05)))[0]
 
 
 def scanned(optimizer, params=PARAMS, steps=7, value_fn=value):
@@ -68,7 +73,7 @@ def last(tree):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_training_is_bit_for_bit_the_same(name):
     params, state = trained(name)
-    chex.assert_trees_all_equal(params, scanned(optax.chain(optax.identity(), optax.adam(0.05)))[0])
+    chex.assert_trees_all_equal(params, plain())
     assert optax.tree.get(state, "hessian_probes").tolist() == [0, 0, 1, 1, 1, 2, 2]
 
 
@@ -161,7 +166,7 @@ def test_the_bound_on_products_is_kept():
     _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
     assert state.hessian_status == CurvatureStatus.UNCONVERGED
     assert state.hessian_products == 4
-    exact = extreme_eigenpairs(hessian_operator(value, PARAMS)).values[0]
+    exact = hessian_eigenvalues(value, PARAMS)[-1]
     assert abs(state.hessian_sharpness - exact) <= state.hessian_residuals[0]
 
 
@@ -223,11 +228,72 @@ def test_map_params_sees_one_tree_like_the_parameters():
         chex.assert_trees_all_equal(after, before)
 
 
-def test_masked():
-    mask = {"in": True, "out": False}
-    optimizer = optax.masked(hessian_probe(lambda p: jnp.sum(p["in"]["bias"] ** 2), every=1), mask)
-    _, state = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+def bias_energy(params):
+    """Hessian 2 on the bias, 0 elsewhere; does not read what is masked."""
+    return jnp.sum(params["in"]["bias"] ** 2)
+
+
+WRAPPERS = {
+    "masked chain": lambda probe: optax.masked(
+        optax.chain(optax.clip(1.0), probe, optax.scale(-1.0)), {"in": True, "out": False}
+    ),
+    "partition": lambda probe: optax.partition(
+        {"seen": probe, "other": optax.sgd(0.1)}, {"in": "seen", "out": "other"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_on_a_part_of_the_parameters(name):
+    optimizer = WRAPPERS[name](hessian_probe(bias_energy, every=1, **SMALL))
+    before = optimizer.init(PARAMS)
+    _, state = optimizer.update(PARAMS, before, PARAMS)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, state)
     np.testing.assert_allclose(optax.tree.get(state, "hessian_sharpness"), 2, rtol=1e-5)
+
+
+def test_inject_hyperparams():
+    """Numbers in the state, or from a schedule; what shapes the program is refused by name."""
+    static = ("loss", "k", "num_vectors", "max_products")
+    inject = optax.inject_hyperparams(hessian_probe, static_args=static)
+    optimizer = inject(bias_energy, every=lambda count: 1 + (count > 0), tolerance=0.1, **SMALL)
+    state, probes = optimizer.init(PARAMS), []
+    for _ in range(4):
+        _, state = optimizer.update(PARAMS, state, PARAMS)
+        probes.append(int(optax.tree.get(state, "hessian_probes")))
+    assert probes == [1, 2, 2, 3]
+    np.testing.assert_allclose(state.hyperparams["tolerance"], 0.1, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"k shapes the program.*list it in `static_args`"):
+        optax.inject_hyperparams(hessian_probe)(k=2).init(PARAMS)
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_orbax_round_trip(warm_start, tmp_path):
+    import orbax.checkpoint as ocp
+
+    optimizer = optax.chain(hessian_probe(warm_start=warm_start), optax.adam(0.1))
+    state = jax.tree.map(lambda leaf: leaf + 1, optimizer.init(PARAMS))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(optimizer.init, PARAMS))
+    chex.assert_trees_all_equal(restored, state)
+
+
+def test_nnx_optimizer():
+    from flax import nnx
+
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+    def energy(params):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    probe = hessian_probe(energy, every=1, **SMALL)
+    optimizer = nnx.Optimizer(model, optax.chain(probe, optax.sgd(0.1)), wrt=nnx.Param)
+    optimizer.update(model, nnx.state(model, nnx.Param))
+    assert optax.tree.get(optimizer.opt_state, "hessian_probes")[...] == 1
+    sharpness = optax.tree.get(optimizer.opt_state, "hessian_sharpness")[...]
+    np.testing.assert_allclose(sharpness, 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
