@@ -58,4 +58,45 @@ def condensation(
         ylabel=f"{len(wide)} units",
     )
     figure.colorbar(picture, ax=panels[4], label="share of test images")
-    save(figure, file)
+    save(figure, file, num_colours=128)
+
+
+def channels(records: list[dict[str, Any]], accuracy: float, width: int, file: Path) -> None:
+    """Draws the accuracy of smaller networks at once and tuned: each seed thin, the mean thick.
+
+    Args:
+        records: of every seed, size, method and refit.
+        accuracy: the mean of the wide networks.
+        width: channels of their first layer.
+        file: PNG to write.
+    """
+    colours = {"condense": "#0072B2", "magnitude": "#D55E00", "random": "#777777"}
+    sizes = sorted({one["units"] for one in records})
+    seeds = sorted({one["seed"] for one in records})
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = {
+        "summed, at once": (False, "at_once"),
+        "summed, tuned": (False, "trained"),
+        "refit, at once": (True, "at_once"),
+        "refit, tuned": (True, "trained"),
+    }
+    grid = zip(figure.subplots(1, 4, sharey=True), panels.items(), strict=True)
+    for axes, (title, (is_refit, when)) in grid:
+        for method, colour in colours.items():
+            found = {
+                (one["seed"], one["units"]): one[when]["test_accuracy"]
+                for one in records
+                if (one["method"], one["is_refit"]) == (method, is_refit)
+            }
+            curves = np.asarray([[found.get((s, n), np.nan) for n in sizes] for s in seeds])
+            axes.plot(sizes, curves.T, color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(sizes, curves.mean(0), "o-", color=colour, markersize=4, label=method)
+        axes.axhline(accuracy, color="black", linestyle="--", linewidth=0.8)
+        title = (
+            f"{'refit' if is_refit else 'summed'}, {'at once' if when == 'at_once' else 'tuned'}"
+        )
+        axes.set(title=title, xlabel=f"channels of {width}", xticks=sizes)
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("test accuracy")
+    figure.axes[0].legend(loc="upper left", fontsize="small")
+    save(figure, file, num_colours=128)

@@ -1,7 +1,8 @@
-"""The two-layer ReLU network of the study, its data and its training."""
+"""The two-layer network of the study, its data and its training."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.data import DatasetName, load
+
+Activation = Literal["relu", "tanh"]
 
 
 class Data(NamedTuple):
@@ -50,9 +53,15 @@ def start(seed: int, num_inputs: int, width: int, num_outputs: int, scale: float
     }
 
 
-def network(params: Mapping[str, Any], x: Any) -> jax.Array:
+def _network(activation: Callable[[Any], Any], params: Mapping[str, Any], x: Any) -> jax.Array:
     """Two layers; the hidden one has a bias."""
-    return jax.nn.relu(x @ params["w"] + params["b"]) @ params["a"]
+    return activation(x @ params["w"] + params["b"]) @ params["a"]
+
+
+NETWORKS: dict[Activation, Callable[..., jax.Array]] = {
+    "relu": functools.partial(_network, jax.nn.relu),
+    "tanh": functools.partial(_network, jnp.tanh),
+}
 
 
 def squared_error(outputs: Any, y: Any) -> jax.Array:
@@ -60,8 +69,11 @@ def squared_error(outputs: Any, y: Any) -> jax.Array:
     return jnp.square(outputs - y).mean()
 
 
-@jax.jit
-def _step(params: Any, x: Any, y: Any, learning_rate: float) -> tuple[Any, jax.Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _step(
+    activation: Activation, params: Any, x: Any, y: Any, learning_rate: float
+) -> tuple[Any, jax.Array]:
+    network = NETWORKS[activation]
     loss, slopes = jax.value_and_grad(lambda params: squared_error(network(params, x), y))(params)
     return jax.tree.map(lambda p, slope: p - learning_rate * slope, params, slopes), loss
 
@@ -69,6 +81,7 @@ def _step(params: Any, x: Any, y: Any, learning_rate: float) -> tuple[Any, jax.A
 def descend(
     params: Any,
     images: Data,
+    activation: Activation,
     *,
     steps: int,
     learning_rate: float,
@@ -80,6 +93,7 @@ def descend(
     Args:
         params: where to start.
         images: the data.
+        activation: of the hidden layer.
         steps: at most so many.
         learning_rate: of gradient descent.
         until: the loss at which to stop.
@@ -91,7 +105,7 @@ def descend(
     x, y = jnp.asarray(images.x), jnp.asarray(images.y)
     losses = []
     for _ in tqdm(range(steps + 1), desc=description, unit=" steps", leave=False):
-        later, loss = _step(params, x, y, learning_rate)
+        later, loss = _step(activation, params, x, y, learning_rate)
         losses.append(float(loss))
         if losses[-1] <= until or len(losses) > steps:
             break
