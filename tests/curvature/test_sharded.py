@@ -24,6 +24,11 @@ def test_sharded_equals_one_device():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["difference"] < 1e-5
+    # Data-parallel: sums alone, at most one per leaf. What else moves is up to the compiler.
+    [(kind, count)] = found["collectives"]["sharded batch"].items()
+    assert kind == "all-reduce"
+    assert 1 <= count <= len(found["is_sharding_kept"])
+    assert found["collectives"]["sharded parameters"]
     one, eight = found["values"]
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     assert found["counts"][0] == found["counts"][1]
