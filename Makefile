@@ -25,6 +25,7 @@ bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.batches --json benchmarks/results/batches.json
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.alignment --json benchmarks/results/alignment.json
 	$(RUN) -m benchmarks.curvature --json benchmarks/results/curvature.json
+	$(RUN) -m benchmarks.ensembles --json benchmarks/results/ensembles.json
 	$(RUN) -m benchmarks.tables
 	$(RUN) -m benchmarks.figures
 

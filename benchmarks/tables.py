@@ -230,6 +230,32 @@ def curvature(record: Mapping[str, Any]) -> str:
     )
 
 
+def ensembles(record: Mapping[str, Any]) -> str:
+    """Formats the times of networks trained side by side and one after the other."""
+    lines = []
+    for row in record["rows"]:
+        seconds = row["seconds"]
+        together, scans, steps = seconds.values()
+        lines.append(
+            [
+                str(row["width"]),
+                *(f"{value:.3g}" for value in seconds.values()),
+                f"{scans / together:.1f}",
+                f"{steps / together:.1f}",
+            ]
+        )
+    names = list(record["rows"][0]["seconds"])
+    header = ["width", *(f"{name}, s" for name in names)]
+    header += [f"{name} / {names[0]}" for name in names[1:]]
+    return "\n\n".join(
+        (
+            f"{record['starts']} networks, {record['steps']} steps each, JAX {record['jax']} on "
+            f"{record['device']}:",
+            markdown(header, lines),
+        )
+    )
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Formats a table."""
     rows = [header, ["---"] * len(header), *lines]
@@ -245,6 +271,7 @@ TABLES = {
     "batches": ("batches", batches),
     "alignment": ("alignment", alignment),
     "curvature": ("curvature", curvature),
+    "ensembles": ("ensembles", ensembles),
 }
 
 

@@ -34,8 +34,6 @@ class LossSpectrumExperiment:
     """Steps of gradient descent."""
     learning_rate: float = 1e-3
     """Of gradient descent."""
-    timing_steps: int = 0
-    """Steps of the narrowest networks for which to time a loop over starts; 0 for no timing."""
     json: Path | None = None
     """Where to write the histograms, if anywhere."""
     plot: Path | None = None
@@ -49,10 +47,9 @@ class LossSpectrumExperiment:
         """Check what can be checked before any work is done."""
         if not self.widths or list(self.widths) != sorted({*self.widths}) or self.widths[0] < 1:
             raise UsageError(f"widths must be increasing, such as 2 3 10; got {self.widths}")
-        if self.starts < 1 or self.steps < _CHUNK or self.timing_steps < 0:
+        if self.starts < 1 or self.steps < _CHUNK:
             raise UsageError(
-                f"there must be a start, {_CHUNK} steps and no negative timing-steps; got "
-                f"{self.starts}, {self.steps} and {self.timing_steps}"
+                f"there must be a start and {_CHUNK} steps; got {self.starts} and {self.steps}"
             )
 
     @property
@@ -70,17 +67,10 @@ class LossSpectrumExperiment:
             quartiles = np.array2string(np.quantile(final, [0, 0.25, 0.5, 0.75, 1]), precision=2)
             lines = ", ".join(f"{place:.2f}" for place in peaks(counts[width]))
             print(f"width {width}: final log10 losses, quartiles {quartiles}; lines at {lines}")
-        timing = None
-        if self.timing_steps:
-            timing = _timing(self.widths[0], self.starts, self.timing_steps, self.learning_rate)
-            print(
-                "{starts} starts of width {width}: {vmapped_s:.2f} s side by side, {loop_s:.2f} s "
-                "one after the other, {ratio:.1f} times as long".format(**timing)
-            )
         if self.json:
             widths = {str(width): one for width, one in found.items()}
             bins = {"low": _LOW, "high": _HIGH, "num_bins": _NUM_BINS}
-            value = {"config": self.config, "bins": bins, "widths": widths, "timing": timing}
+            value = {"config": self.config, "bins": bins, "widths": widths}
             runs.write_json(self.json, value)
         if self.plot:
             figure.spectrum(counts, _EDGES, self.plot)
@@ -108,7 +98,7 @@ class LossSpectrumExperiment:
         losses = jnp.zeros(self.starts)
         steps = range(self.steps // _CHUNK)
         for _ in tqdm(steps, desc=f"width {width}", unit=f"x{_CHUNK} steps", leave=False):
-            params, own, losses = _descend_all(params, _CHUNK, self.learning_rate)
+            params, own, losses = descend_all(params, _CHUNK, self.learning_rate)
             counts += np.asarray(own)
         return counts, np.asarray(losses)
 
@@ -133,8 +123,8 @@ def peaks(counts: np.ndarray) -> list[float]:
     return ((_EDGES[:-1] + _EDGES[1:]) / 2)[is_peak].tolist()
 
 
-def _descend(params: jax.Array, num_steps: int, learning_rate: float) -> tuple[jax.Array, Any]:
-    """One network: its parameters f32[3, width] after so many steps, and the loss at each."""
+def step(params: jax.Array, learning_rate: Any) -> tuple[jax.Array, jax.Array]:
+    """One step of gradient descent on one network, f32[3, width], and the loss before it."""
     x = np.linspace(-1.5, 1.5, _NUM_POINTS)
     x, y = jnp.float32(x), jnp.float32(target(x))
 
@@ -142,45 +132,17 @@ def _descend(params: jax.Array, num_steps: int, learning_rate: float) -> tuple[j
         w, b, a = params
         return jnp.square(a @ jax.nn.relu(w[:, None] * x + b[:, None]) - y).mean() / 2
 
-    def step(params, _):
-        value, slope = jax.value_and_grad(loss)(params)
-        return params - learning_rate * slope, value
-
-    return jax.lax.scan(step, params, None, num_steps)
+    value, slope = jax.value_and_grad(loss)(params)
+    return params - learning_rate * slope, value
 
 
-_descend_one = jax.jit(_descend, static_argnums=1)
+def descend(params: jax.Array, num_steps: int, learning_rate: Any) -> tuple[jax.Array, Any]:
+    """One network: its parameters f32[3, width] after so many steps, and the loss at each."""
+    return jax.lax.scan(lambda params, _: step(params, learning_rate), params, None, num_steps)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _descend_all(params: jax.Array, num_steps: int, learning_rate: float) -> Any:
+def descend_all(params: jax.Array, num_steps: int, learning_rate: float) -> Any:
     """All starts side by side: parameters, the histogram of all losses, the last losses."""
-    params, losses = jax.vmap(lambda one: _descend(one, num_steps, learning_rate))(params)
+    params, losses = jax.vmap(lambda one: descend(one, num_steps, learning_rate))(params)
     return params, histogram(losses), losses[:, -1]
-
-
-def _timing(width: int, num_starts: int, num_steps: int, learning_rate: float) -> dict[str, Any]:
-    """The same steps of all starts side by side, and compiled for one and called for each."""
-    params = start(width, num_starts)
-    singles = list(params)
-
-    def together() -> Any:
-        return _descend_all(params, num_steps, learning_rate)
-
-    def loop() -> Any:
-        return [_descend_one(one, num_steps, learning_rate) for one in singles]
-
-    seconds = []
-    for way in (together, loop):
-        jax.block_until_ready(way())
-        began = time.perf_counter()
-        jax.block_until_ready(way())
-        seconds.append(time.perf_counter() - began)
-    return {
-        "width": width,
-        "starts": num_starts,
-        "steps": num_steps,
-        "vmapped_s": seconds[0],
-        "loop_s": seconds[1],
-        "ratio": seconds[1] / seconds[0],
-    }
