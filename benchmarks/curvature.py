@@ -1,13 +1,17 @@
-"""The ends and the density of a Hessian's spectrum, beside scipy and matfree.
+"""The ends and the density of a Hessian's spectrum, beside scipy, matfree and curvlinops.
 
     python -m benchmarks.curvature [--json PATH] [--repeats 1]
 
 A tanh network of a million parameters with the cross entropy of one batch. Timed in turns, medians:
 
 - the 20 largest eigenvalues: ours; scipy's `eigsh` (ARPACK) in a loop over the same compiled
-  product, to the same tolerance (matfree has no restarts, so no bound on memory at this accuracy);
-- one probe of the spectral density with 64 products: ours, and matfree's Lanczos. The largest
+  product, to the same tolerance; matfree's `eigh_partial`, which has no restarts and no tolerance,
+  in one space of 100 vectors;
+- one probe of the spectral density with 64 products: ours, matfree's Lanczos, and curvlinops' on
+  the same network in torch, if that is installed (it is in no extra of this project). The largest
   eigenvalue that each saw stands beside its time.
+
+On a network that is small enough, the 20 largest stand beside those of the dense matrix.
 """
 
 import itertools
@@ -23,15 +27,24 @@ import optax
 import scipy.sparse.linalg
 import tyro
 from jax.flatten_util import ravel_pytree
-from matfree import decomp
+from matfree import decomp, eig
 
 from benchmarks import tables
 from benchmarks.overhead import interleaved_medians
 from benchmarks.records import environment, write
-from pfn_optax.curvature import Operator, extreme_eigenpairs, hessian_operator, spectral_density
+from benchmarks.torch_peers import by_curvlinops, curvlinops_versions
+from pfn_optax.curvature import (
+    Operator,
+    eigenvalues,
+    extreme_eigenpairs,
+    hessian_operator,
+    spectral_density,
+)
 
 SIZES = (784, 784, 480, 10)
+SMALL_SIZES = (10, 20, 16, 4)
 NUM_VALUES, NUM_STEPS, TOLERANCE = 20, 64, 1e-4
+NUM_MATFREE = 100
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,28 @@ def by_matfree(num_products: int) -> Callable[[Operator, Any], jax.Array]:
     return values
 
 
+def largest_by_matfree() -> Callable[[Operator, Any], jax.Array]:
+    """The largest Ritz values of one space, with their vectors, by matfree's `eigh_partial`."""
+    partial = eig.eigh_partial(decomp.tridiag_sym(NUM_MATFREE))
+
+    @jax.jit
+    def values(operator, vector):
+        found, vectors = partial(operator, vector)
+        order = jnp.argsort(-found)[:NUM_VALUES]
+        return found[order], jax.tree.map(lambda leaf: leaf[order], vectors)
+
+    return lambda operator, vector: values(operator, vector)[0]
+
+
+def distance_from_dense() -> float:
+    """The largest relative distance from the dense matrix's eigenvalues, on a small network."""
+    weights, inputs, labels = problem(64, SMALL_SIZES)
+    operator = hessian_operator(loss, weights, inputs, labels)
+    found = extreme_eigenpairs(operator, NUM_VALUES, tolerance=TOLERANCE).values
+    dense = eigenvalues(operator)[::-1][:NUM_VALUES]
+    return float(jnp.max(jnp.abs(found / dense - 1)))
+
+
 def main(config: Config) -> None:
     """Times everything and prints the table."""
     weights, inputs, labels = problem(config.batch_size)
@@ -111,16 +146,21 @@ def main(config: Config) -> None:
     start = [jnp.asarray(draw.normal(size=w.shape), jnp.float32) for w in weights]
 
     num_products = int(extreme_eigenpairs(operator, NUM_VALUES, tolerance=TOLERANCE).num_products)
-    matfree = by_matfree(NUM_STEPS)
-    functions = {
+    matfree, matfree_largest = by_matfree(NUM_STEPS), largest_by_matfree()
+    functions: dict[str, Callable[[], Any]] = {
         "product": lambda: operator(start),
         "ours": lambda: extreme_eigenpairs(operator, NUM_VALUES, tolerance=TOLERANCE).values,
         "scipy eigsh": lambda: by_eigsh(operator),
+        "matfree eigh_partial": lambda: matfree_largest(operator, start),
         "ours, density": lambda: spectral_density(
             operator, num_steps=NUM_STEPS, num_probes=1
         ).nodes.max(),
         "matfree, density": lambda: matfree(operator, start).max(),
     }
+    versions = curvlinops_versions()
+    if versions:
+        nodes = by_curvlinops(weights, inputs, labels, NUM_STEPS)
+        functions["curvlinops, density"] = lambda: nodes().max()
     results: dict[str, Any] = {}
 
     def kept(name):
@@ -145,7 +185,13 @@ def main(config: Config) -> None:
         "num_products": num_products,
         "num_steps": NUM_STEPS,
         "seconds": seconds,
-        "from_scipy": {"ours": distance("ours")},
+        "from_scipy": {name: distance(name) for name in ("ours", "matfree eigh_partial")},
+        "num_matfree_vectors": NUM_MATFREE,
+        "from_dense": {
+            "num_params": sum(a * b for a, b in itertools.pairwise(SMALL_SIZES)),
+            "distance": distance_from_dense(),
+        },
+        "peers": versions,
         "largest": largest,
     }
     print(tables.curvature(record))

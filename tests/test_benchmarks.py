@@ -45,6 +45,15 @@ def test_solvers_that_were_not_installed_are_dashes():
     assert line.startswith(f"| {row['graph']} | {row['num_edges']} | 0 | 1 | 2 | - |")
 
 
+def test_a_spectrum_says_which_peer_was_not_installed():
+    record = tables.measurements()["curvature"]
+    alone = record["seconds"] | {}
+    alone.pop("curvlinops, density", None)
+    table = tables.curvature(record | {"seconds": alone})
+    assert table.endswith("| curvlinops (not installed) | - | - |")
+    assert "| curvlinops |" not in table
+
+
 def test_a_loop_without_its_peer_is_shown_with_dashes():
     row = {
         "graph": "4 x 4",
