@@ -1,7 +1,6 @@
 """The spectrum of the transposed Jacobians, swept backward: what a gradient meets on its way."""
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,11 +96,13 @@ def _backward(
         piece.shaped(inputs, stop - piece.num_steps)
         for piece, stop in zip(in_time, stops, strict=True)
     ]
-    state, starts = system.state, []
+    point, starts = _Point(system.state, jnp.zeros((), jnp.int32), columns.first_nonfinite), []
     for piece, given in zip(in_time, shaped, strict=True):
-        state, first = _starts(system, state, piece, given)
+        point, first = _starts(system, point, piece, given)
         starts.append(first)
 
+    # A trajectory that is not finite is named by its first such step, not by the first met.
+    columns = columns._replace(first_nonfinite=point.first_nonfinite)
     growth, number = [], jnp.asarray(stops[-1], jnp.int32)
     for piece, given, first in list(zip(in_time, shaped, starts, strict=True))[::-1]:
         (columns, number), rows = _pull_piece(system, columns, number, piece, given, first)
@@ -109,23 +110,28 @@ def _backward(
     return columns, sweep.recorded_growth(plan, growth)
 
 
-def _advance(system: System, state: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
-    return system.step(state, given), state
+class _Point(NamedTuple):
+    state: jax.Array
+    number: jax.Array
+    first_nonfinite: jax.Array
 
 
-def _starts(
-    system: System, state: jax.Array, piece: Piece, given: Any
-) -> tuple[jax.Array, jax.Array]:
-    """The state after a piece, and the first states of its blocks f[blocks, n]."""
-    advance = functools.partial(_advance, system)
+def _starts(system: System, point: _Point, piece: Piece, given: Any) -> tuple[_Point, jax.Array]:
+    """Where a piece ends, and the first states of its blocks f[blocks, n]."""
 
-    def interval(state, given):
-        return jax.lax.scan(advance, state, given, piece.length)[0], None
+    def advance(point, given):
+        state = system.step(point.state, given)
+        is_first = ~jnp.isfinite(state).all() & (point.first_nonfinite < 0)
+        first = jnp.where(is_first, point.number, point.first_nonfinite)
+        return _Point(state, point.number + 1, first), None
 
-    def block(state, given):
-        return jax.lax.scan(interval, state, given, piece.intervals)[0], state
+    def interval(point, given):
+        return jax.lax.scan(advance, point, given, piece.length)
 
-    return jax.lax.scan(block, state, given, piece.blocks)
+    def block(point, given):
+        return jax.lax.scan(interval, point, given, piece.intervals)[0], point.state
+
+    return jax.lax.scan(block, point, given, piece.blocks)
 
 
 def _pull_piece(
@@ -137,9 +143,11 @@ def _pull_piece(
     first: jax.Array,
 ) -> tuple[tuple[Columns, jax.Array], jax.Array]:
     """Pulls the columns back through a piece; the growth f[blocks, k] in the order of time."""
-    advance = functools.partial(_advance, system)
 
     def interval_states(state, given):
+        def advance(state, given):
+            return system.step(state, given), state
+
         return jax.lax.scan(advance, state, given, piece.length)
 
     def back(carry, here):

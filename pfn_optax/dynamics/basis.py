@@ -16,7 +16,7 @@ def orthonormalise(columns: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     q, r = jnp.linalg.qr(columns)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(columns.dtype)
-    return q * signs, signs[:, None] * r
+    return q * signs[None, :], signs[:, None] * r
 
 
 def random_basis(key: jax.Array, size: int, num_vectors: int, dtype: jnp.dtype) -> jax.Array:

@@ -155,7 +155,7 @@ def _ginelli(
 
 def _back(after: jax.Array, r: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Coefficients f[k, k] before a step from those after it, and the log growth f[k] between."""
-    before = solve_triangular(r, after / jnp.linalg.norm(after, axis=0))
+    before = solve_triangular(r, after / jnp.linalg.norm(after, axis=0, keepdims=True))
     lengths = jnp.linalg.norm(before, axis=0)
-    before = before / lengths
+    before = before / lengths[None, :]
     return before, (before, -jnp.log(lengths))

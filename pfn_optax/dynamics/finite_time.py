@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from pfn_optax.dynamics.basis import orthonormalise, random_basis
 from pfn_optax.dynamics.steps import require_state
+from pfn_optax.dynamics.tangent import at_least_single
 
 ITERATIONS, SPARE = 4, 8  # of the subspace iteration; errors fall like (s_{k+9} / s_k)^8
 
@@ -66,7 +67,7 @@ def finite_time_exponents(
 
     def at(point):
         vector, unravel = ravel_pytree(point)
-        start = vector.astype(jnp.promote_types(vector.dtype, jnp.float32))
+        start = vector.astype(at_least_single(vector.dtype))
 
         def flat(start):
             output = function(unravel(start.astype(vector.dtype)))
@@ -102,10 +103,10 @@ def _all_values(flat: Callable, start: jax.Array, num_outputs: int) -> jax.Array
 
 def _leading_values(flat: Callable, start: jax.Array, width: int) -> jax.Array:
     """Singular values on the subspace that iteration finds, of so many columns."""
-    _, push = jax.linearize(flat, start)
-    _, pull = jax.vjp(flat, start)
-    push = jax.vmap(push, in_axes=1, out_axes=1)
-    pull = jax.vmap(lambda column: pull(column)[0], in_axes=1, out_axes=1)
+    _, tangent = jax.linearize(flat, start)
+    _, transposed = jax.vjp(flat, start)
+    push = jax.vmap(tangent, in_axes=1, out_axes=1)
+    pull = jax.vmap(lambda column: transposed(column)[0], in_axes=1, out_axes=1)
 
     def iterate(_, basis):
         images, _ = orthonormalise(push(basis))

@@ -13,6 +13,7 @@ from pfn_optax.dynamics.spectrum import LyapunovSpectrum
 from pfn_optax.dynamics.status import raise_if_nonfinite
 from pfn_optax.dynamics.steps import require_floating, require_state
 from pfn_optax.dynamics.sweep import Columns
+from pfn_optax.dynamics.tangent import at_least_single
 
 
 def layer_spectrum(
@@ -81,7 +82,7 @@ def _pushed(
 ) -> LyapunovSpectrum:
     """Pushes k random columns through the layers."""
     vector, unravel = ravel_pytree(state)
-    dtype = jnp.promote_types(vector.dtype, jnp.float32)
+    dtype = at_least_single(vector.dtype)
     columns, growth = Columns.start(random_basis(key, vector.size, k, dtype)), []
     for number, layer in enumerate(layers):
 

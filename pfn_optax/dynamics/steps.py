@@ -4,11 +4,13 @@ States are trees of floating leaves. What drives the system (an input sequence, 
 each layer of a stack, noise) comes as `inputs`, a tree whose leaves have one leading axis of time.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pfn_optax.paths import named_leaves
 
@@ -98,7 +100,7 @@ def require_floating(state: Any) -> None:
         ValueError: if there are no entries, or a leaf is not real and floating; the leaf is named.
     """
     leaves = named_leaves(state)
-    if not sum(jnp.size(leaf) for _, leaf in leaves):
+    if not sum(math.prod(np.shape(leaf)) for _, leaf in leaves):
         raise ValueError("the state has no entries: give the state that the step takes.")
     for names, leaf in leaves:
         dtype = jnp.result_type(leaf)

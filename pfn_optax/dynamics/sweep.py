@@ -210,7 +210,7 @@ def standard_error(rates: jax.Array) -> jax.Array:
     """
     error = jnp.zeros(rates.shape[1], rates.dtype)
     is_known = jnp.isfinite(rates).all(axis=0) & (len(rates) > 1)
-    rates = jnp.where(is_known, rates, 0)
+    rates = jnp.where(is_known[None, :], rates, 0)
     while len(rates) > 1:
         error = jnp.maximum(error, jnp.std(rates, axis=0, ddof=1) / len(rates) ** 0.5)
         if len(rates) < 2 * LEAST_BLOCKS:

@@ -54,7 +54,7 @@ def flat_system(step: Step, state: Any, inputs: Any = None) -> System:
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
     require_step(step, state, *(() if inputs is None else (first,)))
     flat, unravel = ravel_pytree(state)
-    dtype = jnp.promote_types(flat.dtype, jnp.float32)  # half precision has no QR decomposition
+    dtype = at_least_single(flat.dtype)
 
     def tree(vector):
         return unravel(vector.astype(flat.dtype))
@@ -64,6 +64,11 @@ def flat_system(step: Step, state: Any, inputs: Any = None) -> System:
         return ravel_pytree(after)[0].astype(dtype)
 
     return System(flat_step, flat.astype(dtype), tree)
+
+
+def at_least_single(dtype: jnp.dtype) -> jnp.dtype:
+    """The precision to compute in: there is no QR decomposition in half precision."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def count_steps(num_steps: int | None, inputs: Any, *, num_unrecorded: int = 0) -> int:
