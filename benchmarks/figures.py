@@ -1,4 +1,4 @@
-"""The picture of results/scaling.json: time, memory and compilation against the size of a graph.
+"""The pictures of results/scaling.json and results/dynamics.json: cost against size.
 
 python -m benchmarks.figures
 """
@@ -108,6 +108,36 @@ def _same_limits(panels: Sequence[Axes]) -> None:
         axes.set_ylim(min(lows), max(highs))
 
 
+def dynamics(record: Mapping[str, Any]) -> Figure:
+    """Draws the cost of a step against the size of the state, and the number of exponents.
+
+    Args:
+        record: what `benchmarks.dynamics` writes.
+
+    Returns:
+        The figure.
+    """
+    rows: Sequence[Mapping[str, Any]] = record["costs"]
+    largest = max(row["size"] for row in rows)
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = (
+        ("size", "units, all exponents", lambda row: row["size"] == row["num_exponents"]),
+        ("num_exponents", f"exponents of {largest} units", lambda row: row["size"] == largest),
+    )
+    for axes, (name, label, belongs) in zip(panels, shown, strict=True):
+        its = [row for row in rows if belongs(row)]
+        for part, colour in zip(("spectrum", "products", "QR"), _FAMILY_COLOURS, strict=False):
+            times = [row["milliseconds_per_step"][part] for row in its]
+            axes.plot([row[name] for row in its], times, color=colour, label=part, **_LOOP)
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.grid(which="major", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("ms a step")
+    panels[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
 def save(figure: Figure, file: Path) -> None:
     """Writes a figure as PNG, without needing a display, in 64 colours: a third of the bytes."""
     canvas = FigureCanvasAgg(figure)
@@ -119,7 +149,9 @@ def save(figure: Figure, file: Path) -> None:
 
 def main() -> None:
     """Draws the committed measurements."""
-    save(scaling(measurements()["scaling"]), RESULTS / "scaling.png")
+    for draw in (scaling, dynamics):
+        name = draw.__name__
+        save(draw(measurements()[name]), RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -262,6 +262,42 @@ def ensembles(record: Mapping[str, Any]) -> str:
     )
 
 
+def dynamics(record: Mapping[str, Any]) -> str:
+    """Formats the times of spectra, and what a step costs beside its parts."""
+    lines = []
+    for row in record["spectra"]:
+        times = row["milliseconds_per_step"]
+        lines.append(
+            [
+                str(row["num_exponents"]),
+                str(row["qr_every"]),
+                *(f"{times[name]:.3g}" for name in ("NumPy", "ours", "ours, batch")),
+                f"{times['NumPy'] / times['ours']:.1f}",
+                f"{times['NumPy'] / times['ours, batch']:.1f}",
+                f"{row['largest_distance']:.1e}",
+                row["status"],
+            ]
+        )
+    costs = []
+    for row in record["costs"]:
+        times = row["milliseconds_per_step"]
+        ratio = times["spectrum"] / (times["products"] + times["QR"])
+        numbers = [f"{times[name]:.3g}" for name in ("spectrum", "products", "QR")]
+        costs.append([str(row["size"]), str(row["num_exponents"]), *numbers, f"{ratio:.2f}"])
+    batch = f"ours per state of {record['batch']}, ms"
+    header = ["exponents", "steps between QR", "NumPy, ms a step", "ours, ms", batch]
+    header += ["NumPy / ours", "NumPy / ours of a batch", "largest distance", "status"]
+    parts = ["units", "exponents", "spectrum, ms a step", "products, ms", "QR, ms"]
+    return "\n\n".join(
+        (
+            f"{record['size']} units, {record['num_steps']} steps, float32, JAX {record['jax']} on "
+            f"{record['device']}.",
+            markdown(header, lines),
+            markdown([*parts, "spectrum / (products + QR)"], costs),
+        )
+    )
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Formats a table."""
     rows = [header, ["---"] * len(header), *lines]
@@ -278,6 +314,7 @@ TABLES = {
     "alignment": ("alignment", alignment),
     "curvature": ("curvature", curvature),
     "ensembles": ("ensembles", ensembles),
+    "dynamics": ("dynamics", dynamics),
 }
 
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from benchmarks import batches, figures, graphs, overhead, peers, scaling, tables
+from benchmarks import batches, dynamics, figures, graphs, overhead, peers, scaling, tables
 from benchmarks.resnet import resnet
 from pfn_optax import pfn
 from tests.tolerance import rtol
@@ -239,3 +239,19 @@ def test_models_out_of_step_diagnose_once_each_at_other_steps():
     assert optax.tree.get(state, "pfn_diagnoses").tolist() == [1, 1]
     steps = optax.tree.get(state, "pfn_step")
     assert jnp.unique(steps % batches.EVERY).size == 2
+
+
+def test_the_two_spectra_of_a_network_agree():
+    weights = dynamics.draw_weights(8)
+    found = dynamics.ours(jnp.asarray(weights), 4, 2, 10)(jnp.full(8, 0.1))
+    expected = dynamics.by_numpy(weights, 4, 2, 10)
+    np.testing.assert_allclose(found.exponents, expected, atol=1e-4)
+
+
+def test_the_picture_of_the_spectra_has_a_line_per_part():
+    record = tables.measurements()["dynamics"]
+    left, right = figures.dynamics(record).axes
+    assert [line.get_label() for line in left.get_lines()] == ["spectrum", "products", "QR"]
+    largest = [row for row in record["costs"] if row["size"] == 512]
+    times = [row["milliseconds_per_step"]["QR"] for row in largest]
+    np.testing.assert_array_equal(right.get_lines()[2].get_ydata(), times)

@@ -177,8 +177,8 @@ def test_eager_is_jit_is_vmap_over_states_and_parameters():
     chex.assert_trees_all_close(jax.jit(run)(matrices[1], states[1]), single, rtol=1e-9)
 
 
-@both
-def test_a_tree_is_its_flat_state(spectrum):
+def test_a_tree_is_its_flat_state():
+    spectrum = adjoint_lyapunov_spectrum
     matrix = weights(2)
     tree = {"a": jnp.ones((2, 2)), "b": jnp.array([0.5, -0.5])}
     flat, unravel = ravel_pytree(tree)
