@@ -26,7 +26,7 @@ bench: $(VENV)/.has-benchmarks
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.alignment --json benchmarks/results/alignment.json
 	$(RUN) -m benchmarks.curvature --json benchmarks/results/curvature.json
 	$(RUN) -m benchmarks.ensembles --json benchmarks/results/ensembles.json
-	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.dynamics --json benchmarks/results/dynamics.json
+	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.dynamics --repeats 5 --json benchmarks/results/dynamics.json
 	$(RUN) -m benchmarks.tables
 	$(RUN) -m benchmarks.figures
 

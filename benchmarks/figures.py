@@ -131,6 +131,9 @@ def dynamics(record: Mapping[str, Any]) -> Figure:
             times = [row["milliseconds_per_step"][part] for row in its]
             axes.plot([row[name] for row in its], times, color=colour, label=part, **_LOOP)
         axes.set(xscale="log", yscale="log", xlabel=label)
+        sizes = [row[name] for row in its]
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xticks([], minor=True)
         axes.grid(which="major", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("ms a step")
