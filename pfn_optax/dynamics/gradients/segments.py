@@ -117,6 +117,8 @@ def warm_up(
     advance: Callable[..., Any], start: jax.Array, drives: Any, num_steps: int
 ) -> tuple[jax.Array, jax.Array]:
     """Runs the transient; returns the state after it, and the first bad step or their number."""
+    if not num_steps:
+        return start, jnp.int32(0)
 
     def one(carry, at):
         state, first = carry

@@ -61,7 +61,7 @@ def flat_system(
         raise ValueError("give the state to start from, or the trajectory to follow: one of them.")
     require_parameters(params)
     drives: Drive = (() if inputs is None else (inputs,)), ()
-    _require_length(drives[0], num_steps, "input", "one entry per step, the transient included")
+    _require_length(inputs, num_steps, "input", "one entry per step, the transient included")
     if trajectory is not None:
         _require_length(trajectory, num_steps + 1, "trajectory", "the start and what follows it")
         drives = drives[0], (jax.tree.map(lambda leaf: jnp.asarray(leaf)[1:], trajectory),)
