@@ -32,7 +32,8 @@ def accumulator(params: Any) -> Any:
     """Zeros like the parameters, in float32 at least."""
 
     def zeros(leaf):
-        return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+        dtype = jnp.result_type(leaf)
+        return jnp.zeros(jnp.shape(leaf), dtype if dtype.itemsize >= 4 else jnp.float32)
 
     return jax.tree.map(zeros, params)
 
@@ -85,7 +86,7 @@ def conclude(batches: BatchMeans, num_steps: int, params: Any) -> tuple[Any, Any
     def error(mean, squares):
         inner = jnp.sum(squares, axis=0)
         weights = batches.number.astype(mean.dtype).reshape((-1,) + (1,) * (mean.ndim - 1))
-        center = jnp.sum(weights * mean, axis=0) / number.astype(mean.dtype)
+        center = jnp.sum(weights * mean, axis=0, keepdims=True) / number.astype(mean.dtype)
         outer = jnp.sum(weights * (mean - center) ** 2, axis=0)
         count = number.astype(mean.dtype)
         spread = (inner + outer) / (count * jnp.maximum(count - 1, 1))
@@ -109,8 +110,8 @@ def error_of_mean(values: jax.Array, plan: Plan) -> jax.Array:
     """Standard error of the mean of f[groups, K, L] over everything, from the same batches."""
     segments = values.mean(axis=2)
     batch = plan.batch_of(jnp.arange(plan.num_segments))
-    member = (batch == jnp.arange(plan.num_batches)[:, None]).astype(values.dtype)
-    means = segments @ member.T / member.sum(axis=1)
+    member = (batch[None] == jnp.arange(plan.num_batches)[:, None]).astype(values.dtype)
+    means = segments @ (member / member.sum(axis=1, keepdims=True)).T
     if means.size == 1:
         return jnp.full((), jnp.inf, values.dtype)
     return jnp.std(means, ddof=1) / means.size**0.5

@@ -80,3 +80,23 @@ def test_memory_grows_like_the_root():
     short, long = temporary(900), temporary(90_000)
     assert long < 20 * short
     assert long < 0.05 * 90_000 * 1000 * 4
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("method", ["backprop", "kernel", "path_kernel"])
+def test_strict_promotion(method):
+    run = value_and_grad_long(
+        step, objective, method=method, num_steps=12, num_transient=2, **METHODS[method]
+    )
+    params = {"a": jnp.float32(1.4), "b": jnp.float32(0.3)}
+    state = {"x": jnp.float32(0.1), "y": jnp.float32(0)}
+    jax.make_jaxpr(run)(params, state, key=jax.random.key(0))
+
+
+def test_half_precision_parameters_keep_their_dtype():
+    found = value_and_grad_long(
+        lambda params, x: jnp.tanh(params.astype(x.dtype) * x),
+        lambda params, x: jnp.mean(x),
+        num_steps=12,
+    )(jnp.bfloat16(2), jnp.ones(3))
+    assert found.gradient.dtype == found.standard_error.dtype == jnp.bfloat16
