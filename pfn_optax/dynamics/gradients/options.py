@@ -27,6 +27,15 @@ _TAKES = {
     "kernel": ("average", "num_replicas"),
     "path_kernel": ("average", "num_replicas"),
 }
+_DEFAULTS = {
+    "average": "time",
+    "num_replicas": 1,
+    "num_unstable": None,
+    "velocity": None,
+    "noise": None,
+    "window": None,
+    "alpha": None,
+}
 _MEANING = {
     "num_unstable": "the number of positive Lyapunov exponents (lyapunov_spectrum counts them)",
     "window": "how many steps the objective remembers a push, a few correlation times",
@@ -65,17 +74,11 @@ class Options:
         for name in needs:
             if getattr(self, name) is None:
                 raise ValueError(f"method {self.method!r} needs {name}: {_MEANING[name]}.")
-        unused = {"average": "time", "num_replicas": 1}
-        for name in ("average", "num_unstable", "velocity", "noise", "window", "alpha"):
-            is_given = (
-                getattr(self, name) != "time"
-                if name == "average"
-                else (getattr(self, name) is not None)
-            )
+        for name, default in _DEFAULTS.items():
+            given = getattr(self, name)
+            is_given = given is not None if default is None else given != default
             if is_given and name not in needs + takes:
                 raise ValueError(f"method {self.method!r} does not take {name}: leave it out.")
-        if self.num_replicas != unused["num_replicas"] and "num_replicas" not in takes:
-            raise ValueError(f"method {self.method!r} does not take num_replicas: leave it out.")
         for name, least in [
             ("num_steps", 1),
             ("num_transient", 0),
@@ -92,15 +95,15 @@ class Options:
                 "average='end' sees each trajectory once, so the baseline is the mean of the other "
                 f"replicas: num_replicas must be at least 2, got {self.num_replicas}."
             )
-        if (
-            self.alpha is not None
-            and not callable(self.alpha)
-            and not isinstance(self.alpha, Tracer)
-            and not np.all((np.asarray(self.alpha) >= 0) & (np.asarray(self.alpha) <= 1))
-        ):
+        self._require_share()
+
+    def _require_share(self):
+        if self.alpha is None or callable(self.alpha) or isinstance(self.alpha, Tracer):
+            return
+        if not (np.ndim(self.alpha) == 0 and 0 <= self.alpha <= 1):
             raise ValueError(
                 f"alpha is a share, from 0 (backprop) to 1 (kernel), got {self.alpha}. For an SDE "
-                "give its rate times the time step."
+                "give its rate times the time step; for a schedule, a function of the step."
             )
 
     @property

@@ -41,6 +41,7 @@ SHADOW = {"method": "shadowing", "num_unstable": 1}
         ({**SHADOW, "num_unstable": -1}, "num_unstable must be at least 0, got -1"),
         ({**KERNEL, "average": "end"}, "num_replicas must be at least 2, got 1"),
         ({**PATH, "alpha": 1.5}, "alpha is a share, from 0 .* got 1.5"),
+        ({**PATH, "alpha": np.ones(3)}, "alpha is a share.*for a schedule, a function"),
         ({"segment_steps": 7}, "segment_steps must divide num_steps=100, got 7"),
         ({**SHADOW, "segment_steps": 100}, "joins segments, 2 at least; num_steps=100 has 1 of"),
     ],

@@ -94,7 +94,7 @@ def test_the_end_alone():
     assert np.isinf(found.standard_error["w"]).all()
     assert np.isinf(found.value_error)
 
-    noisy = {"noise": 0.1, "num_replicas": 20_000, **options}
+    noisy = {"noise": 0.1, "num_replicas": 4_000, **options}
     kernel = value_and_grad_long(layer, loss, method="kernel", **noisy)
 
     def split(alpha, key):
