@@ -11,6 +11,11 @@ from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
 from experiments.condensation import CondenseExperiment
+from experiments.dynamics import (
+    ExponentMapExperiment,
+    GradientHorizonExperiment,
+    RNNExponentsExperiment,
+)
 from experiments.embedding import (
     EigenvaluesExperiment,
     LossCurvesExperiment,
@@ -61,6 +66,9 @@ Command = (
     | Annotated[SplitsExperiment, tyro.conf.subcommand("splits")]
     | Annotated[LossSpectrumExperiment, tyro.conf.subcommand("loss-spectrum")]
     | Annotated[CondenseExperiment, tyro.conf.subcommand("condense")]
+    | Annotated[RNNExponentsExperiment, tyro.conf.subcommand("rnn-exponents")]
+    | Annotated[GradientHorizonExperiment, tyro.conf.subcommand("gradient-horizon")]
+    | Annotated[ExponentMapExperiment, tyro.conf.subcommand("exponent-map")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 
