@@ -4,8 +4,8 @@
 
 h -> tanh(W h) at gain 1.5, in float32. The peer forms the Jacobian diag(1 - h^2) W, multiplies the
 columns by it and calls `numpy.linalg.qr`, with the same number of steps between decompositions.
-Threads of OpenBLAS beside those of XLA slow both down, the peer by far the most: one thread is fair
-to it. Medians of runs in turns.
+Threads of OpenBLAS beside those of XLA slow both sides down, hence one thread. Medians of runs in
+turns.
 
 - `spectra`: 128 units, all exponents and the first 16, some steps between decompositions;
 - `batch`: the same network from several states at once;
