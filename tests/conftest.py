@@ -13,6 +13,11 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=50, 
 hypothesis.settings.load_profile("default")
 
 
+def pytest_collection_modifyitems(items):
+    """Long tests first: at the end one worker would be left alone with one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="module")
 def unoptimized():
     """Compiles without optimising: for modules of many small programs, each run a few times."""

@@ -10,6 +10,8 @@ import pytest
 from pfn_optax import FlowGraph, PFNState, pfn, with_pfn
 from tests.trees import TREES, dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = dense(0, 4, 20, 20, 3)
 GRADS = jax.tree.map(lambda x: x + 0.1, PARAMS)
 
@@ -43,14 +45,6 @@ FORMS = {
     "pfn": lambda **options: optax.chain(pfn(**{"every": 3, **options}), optax.sgd(0.1)),
     "with_pfn": lambda **options: with_pfn(optax.adam(0.1), **{"every": 3, **options}),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """The contract is about structure, in some sixty programs: halve their compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -24,6 +24,8 @@ from tests.align.networks import (
     zoo,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZES = (5, 8, 7, 2)
 SPEC = mlp_spec(SIZES)
 SEEDS = st.integers(0, 10**6)
@@ -38,14 +40,6 @@ class InOrder(np.random.Generator):
 
 
 IN_ORDER = InOrder(np.random.PCG64())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These are programs of many small loops: halve their compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "objective"))

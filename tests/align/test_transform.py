@@ -22,6 +22,8 @@ from tests.align.networks import mlp, mlp_spec, random_permutations
 from tests.units.test_models import with_statistics
 from tests.zoo import SMALL
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZES = (4, 9, 3)
 SPEC = mlp_spec(SIZES)
 REFERENCE, PARAMS = (mlp(SIZES, seed, np.float32) for seed in (0, 1))
@@ -46,14 +48,6 @@ OPTIMIZERS = {
         learning_rate=optax.linear_schedule(0.02, 0.0, 40)
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """These are programs of many small loops: halve their compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def predict(params, x):
