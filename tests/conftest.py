@@ -21,9 +21,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module")
 def unoptimized():
     """Compiles without optimising: for modules of many small programs, each run a few times."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

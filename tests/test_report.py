@@ -11,6 +11,8 @@ from pfn_optax import CutReport, CutRow, FlowGraph, Status, cut_report, pfn, wit
 from pfn_optax.partition import partition
 from tests.trees import dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = dense(0, 4, 20, 20, 3)
 
 

@@ -10,6 +10,8 @@ import pytest
 from pfn_optax import Status, cut_report, graph_from_loss, pfn, unit_graph, with_pfn
 from pfn_optax.capacity import CAPACITIES
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = jnp.ones((4, 6))
 
 

@@ -12,6 +12,8 @@ from pfn_optax.compensation import compensation, next_persistence
 from tests.tolerance import rtol
 from tests.trees import dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = {name: {"kernel": jnp.ones((1, 2))} for name in ("a", "b", "c")}
 
 

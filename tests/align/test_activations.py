@@ -13,6 +13,8 @@ from pfn_optax.tracing import interpret, trace
 from pfn_optax.units import unit_activations, unit_spec
 from tests.align.networks import mlp, mlp_output, mlp_spec, random_permutations, zoo
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZES = (5, 6, 4, 2)
 SPEC = mlp_spec(SIZES)
 
