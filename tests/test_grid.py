@@ -53,13 +53,14 @@ def test_blocks_are_the_sub_matrices(layer, seed):
     blocks = by_hand(layer, matrix)
     layout = Partition((layer,), ())
     assert layer.num_blocks == len(blocks)
-    np.testing.assert_allclose(
-        block_norms(layout, {"w": jnp.asarray(matrix)}),
-        [np.linalg.norm(block) for block in blocks],
-        rtol=1e-5,
-    )
-    multipliers = jnp.arange(1.0, len(blocks) + 1)
-    scaled = scale_blocks(layout, {"w": jnp.asarray(matrix)}, multipliers)
+
+    @jax.jit
+    def measured_and_scaled(tree, multipliers):
+        return block_norms(layout, tree), scale_blocks(layout, tree, multipliers)
+
+    multipliers = np.arange(1, len(blocks) + 1, dtype=np.float32)
+    norms, scaled = measured_and_scaled({"w": matrix}, multipliers)
+    np.testing.assert_allclose(norms, [np.linalg.norm(block) for block in blocks], rtol=1e-5)
     for number, block in enumerate(by_hand(layer, np.asarray(scaled["w"]))):
         np.testing.assert_allclose(block, blocks[number] * (number + 1), rtol=1e-5)
 
@@ -69,12 +70,17 @@ def test_blocks_are_the_sub_matrices(layer, seed):
 def test_cells_share_the_rank_of_the_layer_by_their_energy(layer, seed):
     matrix = np.random.default_rng(seed).normal(size=layer.shape).astype(np.float32)
     layout = Partition((layer,), ())
-    known = Statistics(jnp.ones(layer.num_blocks), {("w",): jnp.asarray(matrix)}, layout)
+
+    @jax.jit
+    def capacities(matrix):
+        known = Statistics(jnp.ones(layer.num_blocks), {("w",): matrix}, layout)
+        return capacity_rule("effective_rank").function(known, layout)
+
     columns = np.moveaxis(matrix, layer.unit_axis, -1).reshape(-1, matrix.shape[layer.unit_axis])
     values = np.square(np.linalg.svd(columns, compute_uv=False))
     shares = [np.square(block).sum() / np.square(matrix).sum() for block in by_hand(layer, matrix)]
     np.testing.assert_allclose(
-        capacity_rule("effective_rank").function(known, layout),
+        capacities(matrix),
         values.sum() ** 2 / np.square(values).sum() * np.asarray(shares),
         rtol=1e-3,
     )
@@ -83,9 +89,9 @@ def test_cells_share_the_rank_of_the_layer_by_their_energy(layer, seed):
 @settings(max_examples=20)  # each has shapes of its own to compile
 @given(grid_layers(), st.integers(0, 100))
 def test_energy_does_not_depend_on_how_finely_a_layer_is_cut(layer, seed):
-    matrix = jnp.asarray(np.random.default_rng(seed).normal(size=layer.shape))
-    energies = block_energies(Partition((layer,), ()), {("w",): matrix})
-    np.testing.assert_allclose(energies.sum(), jnp.square(matrix).sum(), rtol=1e-5)
+    matrix = np.random.default_rng(seed).normal(size=layer.shape)
+    energies = jax.jit(lambda x: block_energies(Partition((layer,), ()), {("w",): x}))(matrix)
+    np.testing.assert_allclose(np.sum(energies), np.square(matrix).sum(), rtol=1e-5)
 
 
 def test_blocks_are_described_by_their_units():
