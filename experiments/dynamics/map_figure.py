@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.ndimage import distance_transform_edt
 
 from experiments.plots import save
 
@@ -64,6 +65,10 @@ def _classes(axes: Any, panel: Any) -> None:
     picture = axes.pcolormesh(
         axis, axis, classes, cmap="tab10", vmin=-0.5, vmax=9.5, shading="nearest"
     )
+    for own in np.unique(classes):  # named where the region is widest: colours alone may mislead
+        depth = np.asarray(distance_transform_edt(np.pad(classes == own, 1)))[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        axes.text(axis[column], axis[row], str(own), ha="center", va="center", fontsize=12)
     axes.figure.colorbar(picture, ax=axes, ticks=range(10), label="predicted class")
     axes.set_title(f"its classes, width {width}", fontsize="medium")
     _label(axes, one)

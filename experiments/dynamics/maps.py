@@ -79,10 +79,12 @@ class ExponentMapExperiment:
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
         tasks: dict[Task, tuple[int, ...]]
         tasks = {self.plane: self.plane_widths, self.images: self.image_widths}
-        pieces = [(task, width) for task, widths in tasks.items() for width in widths]
-        found: dict[tuple[str, int], dict[str, np.ndarray]] = {
-            piece: self._piece(*piece) for piece in tqdm(pieces, desc="classifiers", unit=" widths")
-        }
+        pieces: list[tuple[Task, int]] = [
+            (task, width) for task, widths in tasks.items() for width in widths
+        ]
+        found: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        for task, width in tqdm(pieces, desc="classifiers", unit=" widths"):
+            found[task, width] = self._piece(task, width)
         rows = [
             {"task": task, "width": width, **summary(one)} for (task, width), one in found.items()
         ]

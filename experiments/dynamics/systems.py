@@ -69,7 +69,7 @@ def lorenz() -> System:
             "backprop": {},
             "shadowing": {"num_unstable": 1, "velocity": field, "segment_steps": 20},
             "kernel": noisy,
-            "path_kernel": {**noisy, "alpha": 0.03},
+            "path_kernel": {**noisy, "alpha": 0.06},
         },
     )
 
