@@ -102,15 +102,16 @@ def contraction():
         num_transient=40,
         horizons=(20, 40),
         difference=0.5,
-        methods={
-            "backprop": {},
-            "kernel": {"noise": 0.1, "window": 10, "num_replicas": 4},
-        },
+        methods={"backprop": {}},
     )
 
 
 def test_gradients_against_the_horizon(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(horizon, "SYSTEMS", {"Lorenz": contraction, "tanh network": contraction})
+    def noisy():
+        methods = {"kernel": {"noise": 0.1, "window": 10, "num_replicas": 4}}
+        return contraction()._replace(horizons=(40,), methods=methods)
+
+    monkeypatch.setattr(horizon, "SYSTEMS", {"Lorenz": contraction, "tanh network": noisy})
     options = ["--seeds", "2", "--members", "4", "--member-steps", "50"]
     options += ["--run-dir", str(tmp_path / "run"), "--json", str(tmp_path / "out.json")]
     options += ["--plot", str(tmp_path / "out.png")]
@@ -181,8 +182,8 @@ def test_a_ridge_and_its_correlation_are_found():
 
 
 def test_maps_of_exponents(tmp_path, capsys):
-    options = ["--plane-widths", "3", "--image-widths", "12", "--images", "digits"]
-    options += ["--depth", "2", "--seeds", "2", "--steps", "60", "--resolution", "7"]
+    options = ["--plane-widths", "3", "--image-widths", "8", "--images", "digits"]
+    options += ["--depth", "1", "--seeds", "2", "--steps", "60", "--resolution", "7"]
     options += ["--tested", "40", "--run-dir", str(tmp_path / "run")]
     options += ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")]
     assert main(["exponent-map", *options]) == 0
