@@ -18,6 +18,9 @@ from pfn_optax.paths import Path, names_of
 # Calls whose body sees other shapes than the caller: one device's share of an array.
 _SHARDED_CALLS = frozenset({"shard_map", "xla_pmap"})
 
+# Calls that JAX differentiates by a rule of their author's.
+_RULE_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+
 
 @dataclass(eq=False, frozen=True)
 class Variable:
@@ -54,14 +57,15 @@ class Equation:
 
     Attributes:
         primitive: name of the primitive (`"dot_general"`); `"loop"` for scan and while, `"branch"`
-            for cond, `"shard"` and `"unshard"` at the borders of a shard_map.
+            for cond, `"rule"` for a call with a derivative rule of its own that was kept, `"shard"`
+            and `"unshard"` at the borders of a shard_map.
         inputs: what it reads. Of a loop: constants, carry, slices over which it runs (with their
             leading axis). Of a branch: the index, then the operands.
         outputs: what it computes. Of a loop: carry, then stacked outputs.
         params: parameters of the primitive.
         scope: the named scope it was traced in, `"Block_0/Dense_1"`; empty outside of any.
         bodies: program of a loop's body, of a while-loop's condition (second; it takes constants
-            and carry as the body does), or of each branch.
+            and carry as the body does), of each branch, or of what a rule is for.
         num_consts: of a loop, how many of its inputs are constants of the body.
         num_carry: of a loop, how many are carried from round to round.
         run: from the values of the inputs to those of the outputs; None at the borders of a
@@ -110,7 +114,10 @@ class Traced:
 
 
 def trace(
-    function: Callable[..., Any], *args: Any, axes: Mapping[str, int] | None = None
+    function: Callable[..., Any],
+    *args: Any,
+    axes: Mapping[str, int] | None = None,
+    keep_rules: bool = False,
 ) -> Traced:
     """Traces a function into a flat program; nothing is computed.
 
@@ -118,6 +125,8 @@ def trace(
         function: any function of pytrees of arrays that JAX can trace.
         *args: its arguments: arrays, or `jax.ShapeDtypeStruct`.
         axes: names and sizes of mapped axes that its collectives (`jax.lax.pmean`) speak of.
+        keep_rules: whether calls with derivative rules of their own (`jax.custom_jvp`,
+            `jax.custom_vjp`) stay equations, which can be differentiated by them when run.
 
     Returns:
         The program and the key paths of its inputs.
@@ -153,17 +162,17 @@ def trace(
     except NameError as error:  # JAX's, for a collective over an axis that it does not know
         error.add_note('If this is the name of a mapped axis, give its size: axes={"batch": 8}.')
         raise
-    program = _program(closed, "")
+    program = _program(closed, "", keep_rules)
     return Traced(program, paths, jax.tree.structure(shape))
 
 
-def _program(jaxpr: Any, scope: str) -> Program:
+def _program(jaxpr: Any, scope: str, keep_rules: bool) -> Program:
     """The program of an open or closed jaxpr, its own constants made `Constant`."""
     jaxpr, consts = _opened(jaxpr)
     inputs = tuple(_variable(var) for var in jaxpr.invars)
     equations: list[Equation] = []
     constants = tuple(map(_constant, consts, jaxpr.constvars))
-    outputs = _inline(jaxpr, constants, inputs, equations, scope)
+    outputs = _inline(jaxpr, constants, inputs, equations, scope, keep_rules)
     return Program(inputs, tuple(equations), outputs)
 
 
@@ -178,6 +187,7 @@ def _inline(
     inputs: tuple[Variable, ...],
     equations: list[Equation],
     scope: str,
+    keep_rules: bool,
 ) -> tuple[Variable, ...]:
     """Appends the equations of a jaxpr on given inputs and returns its outputs."""
     known: dict[Any, Variable] = dict(zip(jaxpr.constvars, constants, strict=True))
@@ -190,11 +200,12 @@ def _inline(
         own_scope = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
         arguments = tuple(map(read, eqn.invars))
         body = _called(eqn)
-        if body is None:
+        is_kept = keep_rules and eqn.primitive.name in _RULE_CALLS
+        if body is None or is_kept:
             results = tuple(_variable(var) for var in eqn.outvars)
-            equations.append(_equation(eqn, arguments, results, own_scope))
+            equations.append(_equation(eqn, body, arguments, results, own_scope, keep_rules))
         else:
-            results = _inline_call(eqn, body, arguments, equations, own_scope)
+            results = _inline_call(eqn, body, arguments, equations, own_scope, keep_rules)
         known.update(zip(eqn.outvars, results, strict=True))
     return tuple(map(read, jaxpr.outvars))
 
@@ -217,11 +228,12 @@ def _inline_call(
     arguments: tuple[Variable, ...],
     equations: list[Equation],
     scope: str,
+    keep_rules: bool,
 ) -> tuple[Variable, ...]:
     inner, consts = _opened(body)
     constants = tuple(map(_constant, consts, inner.constvars))
     if eqn.primitive.name not in _SHARDED_CALLS:
-        return _inline(inner, constants, arguments, equations, scope)
+        return _inline(inner, constants, arguments, equations, scope, keep_rules)
 
     def convert(name: str, values: tuple[Variable, ...], like: Any) -> tuple[Variable, ...]:
         converted = tuple(_variable(var) for var in like)
@@ -230,37 +242,55 @@ def _inline_call(
         return converted
 
     shares = convert("shard", arguments, inner.invars)
-    return convert("unshard", _inline(inner, constants, shares, equations, scope), eqn.outvars)
+    results = _inline(inner, constants, shares, equations, scope, keep_rules)
+    return convert("unshard", results, eqn.outvars)
 
 
 def _equation(
-    eqn: Any, inputs: tuple[Variable, ...], outputs: tuple[Variable, ...], scope: str
+    eqn: Any,
+    body: Any | None,
+    inputs: tuple[Variable, ...],
+    outputs: tuple[Variable, ...],
+    scope: str,
+    keep_rules: bool,
 ) -> Equation:
     name, params = eqn.primitive.name, eqn.params
     run = functools.partial(_run, eqn)
+    if body is not None:
+        bodies = (_program(body, scope, keep_rules),)
+        return Equation("rule", inputs, outputs, params, scope, bodies, run=run)
     if name == "cond":
-        bodies = tuple(_program(branch, scope) for branch in params["branches"])
+        bodies = tuple(_program(branch, scope, keep_rules) for branch in params["branches"])
         return Equation("branch", inputs, outputs, params, scope, bodies, run=run)
     if name == "while":
-        return replace(_while(params, inputs, outputs, scope), run=run)
+        return replace(_while(params, inputs, outputs, scope, keep_rules), run=run)
     if name == "scan":
-        body = _program(params["jaxpr"], scope)
+        body = _program(params["jaxpr"], scope, keep_rules)
         split = _scan_split(params, inputs, outputs, body)
         return Equation("loop", inputs, outputs, params, scope, (body,), *split, run=run)
     return Equation(name, inputs, outputs, params, scope, run=run)
 
 
 def _run(eqn: Any, *values: Any) -> Sequence[Any]:
-    """What an equation computes; what would need other parameters is a call, and was inlined."""
-    results = eqn.primitive.bind(*values, **eqn.params)
+    """What an equation computes."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    # Until 0.9 or so, functions stand apart from parameters and come before the values.
+    functions, params = found if isinstance(found, tuple) else ((), found)
+    results = eqn.primitive.bind(*functions, *values, **params)
     return results if eqn.primitive.multiple_results else [results]
 
 
 def _while(
-    params: Any, inputs: tuple[Variable, ...], outputs: tuple[Variable, ...], scope: str
+    params: Any,
+    inputs: tuple[Variable, ...],
+    outputs: tuple[Variable, ...],
+    scope: str,
+    keep_rules: bool,
 ) -> Equation:
     """A while-loop whose body and condition both take all constants, then the state."""
-    condition, body = (_program(params[f"{name}_jaxpr"], scope) for name in ("cond", "body"))
+    condition, body = (
+        _program(params[f"{name}_jaxpr"], scope, keep_rules) for name in ("cond", "body")
+    )
     first, second = params["cond_nconsts"], params["body_nconsts"]
     condition_only, body_only = condition.inputs[:first], body.inputs[:second]
     bodies = (
