@@ -16,9 +16,15 @@ Of real activations, weights and gradients, at any time, inside jit:
 - `first_nonfinite`: where the first NaN is; `leaf_names`, `layer_names`: what the numbers are of.
 - `stream_init`, `stream_update`, `stream_read`: activation measures over many batches.
 
+Of a model as it is, Linen, NNX or a function, by running its program anew:
+
+- `activation_taps`: what is asked for (by default `activation_statistics`) of the preactivations
+  and activations of every layer, also inside of scans; `backward_taps`: of the gradients at them.
+
 `pfn_optax.drawing.draw_phase_diagram` draws the phases of an activation.
 """
 
+from pfn_optax.propagation.backward_taps import BackwardTapped, BackwardTaps, backward_taps
 from pfn_optax.propagation.critical import (
     CriticalInit,
     CriticalPoint,
@@ -60,17 +66,28 @@ from pfn_optax.propagation.stream import (
     stream_read,
     stream_update,
 )
+from pfn_optax.propagation.tap_plan import TappedLayer
+from pfn_optax.propagation.tap_statistics import activation_statistics
+from pfn_optax.propagation.taps import ActivationTaps, Tapped, activation_taps
 
 __all__ = [
     "ActivationStream",
     "ActivationSummary",
+    "ActivationTaps",
+    "BackwardTapped",
+    "BackwardTaps",
     "CriticalInit",
     "CriticalPoint",
     "FirstNonfinite",
     "MeanField",
     "MeanFieldStatus",
     "Phase",
+    "Tapped",
+    "TappedLayer",
     "activation_rank",
+    "activation_statistics",
+    "activation_taps",
+    "backward_taps",
     "correlation_map",
     "critical_init",
     "critical_line",
