@@ -21,9 +21,20 @@ Of a model as it is, Linen, NNX or a function, by running its program anew:
 - `activation_taps`: what is asked for (by default `activation_statistics`) of the preactivations
   and activations of every layer, also inside of scans; `backward_taps`: of the gradients at them.
 
+While training, into a state of fixed size:
+
+- `propagation_monitor`: an optax transformation, of gradients, updates and parameters;
+  `activation_monitor`: of activations. `propagation_history`, `activation_history` read them;
+  `write_json_lines`, `write_tensorboard`, `pfn_optax.drawing.draw_history` show what was read.
+
 `pfn_optax.drawing.draw_phase_diagram` draws the phases of an activation.
 """
 
+from pfn_optax.propagation.activation_monitor import (
+    ActivationMonitor,
+    ActivationMonitorState,
+    activation_monitor,
+)
 from pfn_optax.propagation.backward_taps import BackwardTapped, BackwardTaps, backward_taps
 from pfn_optax.propagation.critical import (
     CriticalInit,
@@ -41,6 +52,13 @@ from pfn_optax.propagation.gradients import (
     update_ratios,
 )
 from pfn_optax.propagation.hermite import hermite_coefficients, isometry_decay
+from pfn_optax.propagation.history import (
+    History,
+    activation_history,
+    propagation_history,
+    write_json_lines,
+    write_tensorboard,
+)
 from pfn_optax.propagation.mean_field import (
     MeanField,
     MeanFieldStatus,
@@ -49,6 +67,7 @@ from pfn_optax.propagation.mean_field import (
     mean_field,
     variance_map,
 )
+from pfn_optax.propagation.monitor import PropagationMonitorState, propagation_monitor
 from pfn_optax.propagation.rank import (
     activation_rank,
     effective_rank,
@@ -71,6 +90,8 @@ from pfn_optax.propagation.tap_statistics import activation_statistics
 from pfn_optax.propagation.taps import ActivationTaps, Tapped, activation_taps
 
 __all__ = [
+    "ActivationMonitor",
+    "ActivationMonitorState",
     "ActivationStream",
     "ActivationSummary",
     "ActivationTaps",
@@ -79,11 +100,15 @@ __all__ = [
     "CriticalInit",
     "CriticalPoint",
     "FirstNonfinite",
+    "History",
     "MeanField",
     "MeanFieldStatus",
     "Phase",
+    "PropagationMonitorState",
     "Tapped",
     "TappedLayer",
+    "activation_history",
+    "activation_monitor",
     "activation_rank",
     "activation_statistics",
     "activation_taps",
@@ -105,6 +130,8 @@ __all__ = [
     "mean_cosine",
     "mean_field",
     "numerical_rank",
+    "propagation_history",
+    "propagation_monitor",
     "saturated_share",
     "singular_profile",
     "singular_values",
@@ -113,4 +140,6 @@ __all__ = [
     "stream_update",
     "update_ratios",
     "variance_map",
+    "write_json_lines",
+    "write_tensorboard",
 ]

@@ -77,11 +77,7 @@ def gradient_profile(gradients: Any, *, layers: Sequence[str] | None = None) -> 
         >>> print(gradient_profile({"Dense_0": first, "Dense_1": second}))
         [2. 3.]
     """
-    known = {
-        name: real
-        for name, leaves in _layers(gradients).items()
-        if (real := [leaf for leaf in leaves if _is_real(leaf)])
-    }
+    known = real_layers(gradients)
     if not known:
         raise ValueError("there are no real floating leaves: give the tree of gradients.")
     missing = [name for name in layers or () if name not in known]
@@ -182,6 +178,14 @@ def first_nonfinite(tree: Any) -> FirstNonfinite:
     flags = jnp.stack(broken)
     is_finite = ~flags.any()
     return FirstNonfinite(is_finite, jnp.where(is_finite, -1, jnp.argmax(flags)).astype(jnp.int32))
+
+
+def real_layers(tree: Any) -> dict[str, list[Any]]:
+    """Returns the real floating leaves of each layer that has one, in natural order."""
+    found = {
+        name: [leaf for leaf in leaves if _is_real(leaf)] for name, leaves in _layers(tree).items()
+    }
+    return {name: leaves for name, leaves in found.items() if leaves}
 
 
 def _natural_leaves(tree: Any) -> list[tuple[Path, Any]]:
