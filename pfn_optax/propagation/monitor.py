@@ -50,8 +50,8 @@ class PropagationMonitorState(NamedTuple):
     propagation_slope: jax.Array
     propagation_nonfinite_leaf: jax.Array
     propagation_nonfinite_step: jax.Array
-    propagation_weight_rank: jax.Array | None = None
-    propagation_spectral_norm: jax.Array | None = None
+    propagation_weight_rank: Any = None
+    propagation_spectral_norm: Any = None
 
 
 def propagation_monitor(
@@ -149,7 +149,7 @@ def propagation_monitor(
             )
         gradients = extra_args.get("grad")
         gradients = updates if gradients is None else gradients
-        step = optax.safe_increment(state.propagation_step)
+        step = jnp.asarray(optax.safe_increment(state.propagation_step))
         broken = first_nonfinite(gradients)
         is_first = ~broken.is_finite & (state.propagation_nonfinite_leaf < 0)
         state = state._replace(
