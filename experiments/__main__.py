@@ -15,6 +15,9 @@ from experiments.dynamics import (
     ExponentMapExperiment,
     GradientHorizonExperiment,
     RNNExponentsExperiment,
+    KernelDepthExperiment,
+    LongMemoryExperiment,
+    PFNChaosExperiment,
 )
 from experiments.embedding import (
     EigenvaluesExperiment,
@@ -69,6 +72,9 @@ Command = (
     | Annotated[RNNExponentsExperiment, tyro.conf.subcommand("rnn-exponents")]
     | Annotated[GradientHorizonExperiment, tyro.conf.subcommand("gradient-horizon")]
     | Annotated[ExponentMapExperiment, tyro.conf.subcommand("exponent-map")]
+    | Annotated[LongMemoryExperiment, tyro.conf.subcommand("long-memory")]
+    | Annotated[KernelDepthExperiment, tyro.conf.subcommand("kernel-depth")]
+    | Annotated[PFNChaosExperiment, tyro.conf.subcommand("pfn-chaos")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

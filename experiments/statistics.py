@@ -67,3 +67,32 @@ def paired_difference(treated: Values, control: Values) -> Estimate:
             f"{len(control)} values"
         )
     return estimate(np.subtract(treated, control))
+
+
+def bootstrap_difference(
+    treated: Values, control: Values, *, num_resamples: int = 10_000, seed: int = 0
+) -> Estimate:
+    """Mean and 95% percentile bootstrap interval of `treated - control`, seed by seed.
+
+    For what is nowhere near normal, such as accuracies of which some are at chance and others at 1.
+    From few seeds it is too narrow: of five, the bounds are near the extremes, no further.
+
+    Args:
+        treated: One number per seed.
+        control: One number per seed, same seeds in the same order.
+        num_resamples: How often to draw as many seeds with replacement.
+        seed: Of the drawing.
+
+    Returns:
+        The estimate of the difference.
+
+    Raises:
+        ValueError: If the two have different lengths.
+    """
+    mean, *_ = paired_difference(treated, control)
+    differences = np.subtract(treated, control)
+    drawn = np.random.default_rng(seed).integers(
+        differences.size, size=(num_resamples, differences.size)
+    )
+    low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
+    return Estimate(mean, float(low), float(high))
