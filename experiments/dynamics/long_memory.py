@@ -211,7 +211,14 @@ def summarise(
             "accuracy": own.final.tolist(),
             "mean_accuracy": float(own.final.mean()),
             "mean_accuracy_by_rate": learning.by_rate(records[arm]),
-            f"over {CONTROL}": learning.compare(own, picked[CONTROL]) if arm != CONTROL else None,
+            f"over {CONTROL}": learning.compare(own, picked[CONTROL]),
+            # Free of the luck of picking rates.
+            f"over {CONTROL} at every rate": [
+                learning.compare(
+                    learning.pick(records[arm], rate), learning.pick(records[CONTROL], rate)
+                )
+                for rate in learning.LEARNING_RATES
+            ],
             "first_norm": float(np.median(own.norm[:, 0])),
             "last_norm": float(np.median(own.norm[:, -1])),
             "accuracy_curves": own.accuracy.round(4).tolist(),
@@ -226,18 +233,23 @@ def text(rows: list[dict[str, Any]]) -> str:
     """Formats the rows as a Markdown table."""
     lines = [
         f"| gradient | rate | final accuracy | at every rate | over {CONTROL} [95% bootstrap] | "
+        f"over {CONTROL} at that rate | "
         "exponent at start | norm first, last | signal / noise at start |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        gain = row[f"over {CONTROL}"]
-        shown = "-"
-        if gain:
-            shown = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**gain["bootstrap"])
+        index = learning.LEARNING_RATES.index(row["learning_rate"])
+        picked, alike = (
+            "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**gain["bootstrap"])
+            if row["arm"] != CONTROL
+            else "-"
+            for gain in (row[f"over {CONTROL}"], row[f"over {CONTROL} at every rate"][index])
+        )
         lines.append(
             f"| {row['arm']} | {row['learning_rate']:g} | {row['mean_accuracy']:.3f} "
             f"({', '.join(f'{one:.2f}' for one in row['accuracy'])}) | "
-            f"{', '.join(f'{one:.2f}' for one in row['mean_accuracy_by_rate'])} | {shown} | "
+            f"{', '.join(f'{one:.2f}' for one in row['mean_accuracy_by_rate'])} | "
+            f"{picked} | {alike} | "
             f"{np.mean(row['exponent']):+.3f} | {row['first_norm']:.1e}, {row['last_norm']:.1e} | "
             f"{np.median(row['signal_to_noise']):.3f} |"
         )
