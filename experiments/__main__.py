@@ -14,10 +14,10 @@ from experiments.condensation import CondenseExperiment
 from experiments.dynamics import (
     ExponentMapExperiment,
     GradientHorizonExperiment,
-    RNNExponentsExperiment,
     KernelDepthExperiment,
     LongMemoryExperiment,
     PFNChaosExperiment,
+    RNNExponentsExperiment,
 )
 from experiments.embedding import (
     EigenvaluesExperiment,
