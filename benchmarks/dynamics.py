@@ -5,14 +5,19 @@
 h -> tanh(W h) at gain 1.5, in float32. The peer forms the Jacobian diag(1 - h^2) W, multiplies the
 columns by it and calls `numpy.linalg.qr`, with the same number of steps between decompositions.
 Threads of OpenBLAS beside those of XLA slow both sides down, hence one thread. Medians of runs in
-turns.
+turns. lyapynov, a library in NumPy that takes the Jacobian too, is timed where it is installed
+(`pip install lyapynov`).
 
 - `spectra`: 128 units, all exponents and the first 16, some steps between decompositions;
 - `batch`: the same network from several states at once;
+- `library`: the same network, and the Lorenz flow, beside lyapynov;
 - `costs`: a step against the size of the state and the number of exponents, beside its parts, k
   Jacobian-vector products and a QR decomposition.
 """
 
+import importlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +30,13 @@ import tyro
 from benchmarks import tables
 from benchmarks.records import environment, write
 from benchmarks.timing import interleaved_medians
-from pfn_optax.dynamics import DynamicsStatus, lyapunov_spectrum
+from pfn_optax.dynamics import DynamicsStatus, classic, lyapunov_spectrum, rk4
 from pfn_optax.dynamics.basis import orthonormalise
 
 GAIN, SIZE = 1.5, 128
 SPECTRA = ((SIZE, 1), (SIZE, 2), (16, 1), (16, 5))  # exponents, steps between decompositions
+LIBRARY = (("tanh network", SIZE), ("tanh network", 16), ("Lorenz flow", 3))
+LORENZ_STEP = 0.01  # units of time
 COSTS = ((32, 32), (64, 64), (128, 128), (256, 256), (512, 8), (512, 32), (512, 128))
 
 
@@ -121,6 +128,73 @@ def measure_spectra(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
+def by_lyapynov(system: str, k: int, num_steps: int) -> Callable[[], np.ndarray]:
+    """The exponents of the network, or of the Lorenz flow, by lyapynov."""
+    peer = importlib.import_module("lyapynov")
+    if system == "Lorenz flow":
+        start = np.array([1.0, 1.0, 25.0])
+
+        def velocity(x, time):
+            return np.array(
+                [10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]]
+            )
+
+        def flow_jacobian(x, time):
+            return np.array([[-10, 10, 0], [28 - x[2], -1, -x[0]], [x[1], x[0], -8 / 3]])
+
+        return lambda: peer.LCE(
+            peer.ContinuousDS(start, 0.0, velocity, flow_jacobian, LORENZ_STEP),
+            k,
+            0,
+            num_steps,
+            False,
+        )
+    weights = draw_weights(SIZE)
+
+    def jacobian(x, time):
+        return (1 - np.tanh(weights @ x) ** 2)[:, None] * weights
+
+    start = np.full(SIZE, 0.1, np.float32)
+    return lambda: peer.LCE(
+        peer.DiscreteDS(start, 0, lambda x, time: np.tanh(weights @ x), jacobian),
+        k,
+        0,
+        num_steps,
+        False,
+    )
+
+
+def measure_library(config: Config) -> list[dict[str, Any]]:
+    """Times ours and lyapynov, a decomposition at every step; nothing where it is missing."""
+    rows = []
+    for system, k in LIBRARY if importlib.util.find_spec("lyapynov") else ():
+        if system == "Lorenz flow":
+            start = jnp.array([1.0, 1.0, 25.0])
+            step = rk4(classic.lorenz, LORENZ_STEP)
+
+            def run(state, step=step):
+                return lyapunov_spectrum(
+                    step, state, num_steps=config.num_steps, time_step=LORENZ_STEP
+                )
+        else:
+            start = jnp.full(SIZE, 0.1)
+            run = ours(jnp.asarray(draw_weights(SIZE)), k, 1, config.num_steps)
+        compiled, theirs = jax.jit(run), by_lyapynov(system, k, config.num_steps)
+        seconds = interleaved_medians(
+            {"ours": lambda f=compiled, x=start: f(x), "lyapynov": theirs}, config.repeats
+        )
+        rows.append(
+            {
+                "system": system,
+                "num_exponents": k,
+                "milliseconds_per_step": {
+                    name: 1e3 * time / config.num_steps for name, time in seconds.items()
+                },
+            }
+        )
+    return rows
+
+
 def measure_costs(config: Config) -> list[dict[str, Any]]:
     """Times a step, the products alone and the decomposition alone."""
     rows = []
@@ -169,6 +243,7 @@ def main(config: Config) -> None:
         "num_steps": config.num_steps,
         "batch": config.batch,
         "spectra": measure_spectra(config),
+        "library": measure_library(config),
         "costs": measure_costs(config),
     }
     print(tables.dynamics(record))

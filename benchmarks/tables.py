@@ -284,6 +284,13 @@ def dynamics(record: Mapping[str, Any]) -> str:
         ratio = times["spectrum"] / (times["products"] + times["QR"])
         numbers = [f"{times[name]:.3g}" for name in ("spectrum", "products", "QR")]
         costs.append([str(row["size"]), str(row["num_exponents"]), *numbers, f"{ratio:.2f}"])
+    library = []
+    for row in record["library"]:
+        times = row["milliseconds_per_step"]
+        theirs, own = times["lyapynov"], times["ours"]
+        numbers = [f"{theirs:.3g}", f"{own:.3g}", f"{theirs / own:.1f}"]
+        library.append([row["system"], str(row["num_exponents"]), *numbers])
+    library = library or [["lyapynov is not installed", *4 * [""]]]
     batch = f"ours per state of {record['batch']}, ms"
     header = ["exponents", "steps between QR", "NumPy, ms a step", "ours, ms", batch]
     header += ["NumPy / ours", "NumPy / ours of a batch", "largest distance", "status"]
@@ -293,6 +300,10 @@ def dynamics(record: Mapping[str, Any]) -> str:
             f"{record['size']} units, {record['num_steps']} steps, float32, JAX {record['jax']} on "
             f"{record['device']}.",
             markdown(header, lines),
+            markdown(
+                ["system", "exponents", "lyapynov, ms a step", "ours, ms", "lyapynov / ours"],
+                library,
+            ),
             markdown([*parts, "spectrum / (products + QR)"], costs),
         )
     )

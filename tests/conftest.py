@@ -1,6 +1,8 @@
 """Fixtures that every test shares."""
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -16,6 +18,21 @@ hypothesis.settings.load_profile("default")
 def pytest_collection_modifyitems(items):
     """Long tests first: at the end one worker would be left alone with one of them."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+# Linux gives a process 65,530 memory maps, and each compiled program takes a few: thousands of
+# programs later, compilation aborts.
+MANY_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drops compiled programs between modules, once there are many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from pfn_optax.drawing.picture import MOST_LAYERS, picture_of
 from pfn_optax.report import snapshot
 from tests.states import matrix, residual, state_of, units
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CUT = "stage1/block2/conv1"
 
 

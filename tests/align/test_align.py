@@ -24,6 +24,8 @@ from tests.align.networks import (
     zoo,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZES = (5, 4, 3, 2)
 SPEC = mlp_spec(SIZES)
 METHODS = ["greedy", "beam", "coordinate"]

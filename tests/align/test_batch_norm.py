@@ -11,6 +11,8 @@ from flax import nnx
 from pfn_optax.align import interpolate, reestimate_batch_stats
 from tests.align.relu_networks import LinenNet, NNXNet, inputs, split
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 IMAGES = inputs(0, 21, 6, 6, 1)
 
 

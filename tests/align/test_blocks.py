@@ -9,6 +9,8 @@ from pfn_optax.paths import named_leaves
 from pfn_optax.units import Group, Member, UnitSpec
 from tests.align.networks import random_permutations, zoo
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # Concatenation, flattened pixels, heads within an axis, a square matrix, layers in one leaf.
 NAMES = ["densenet", "cnn", "transformer", "gru", "scanned_layers"]
 

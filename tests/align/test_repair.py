@@ -12,6 +12,8 @@ from pfn_optax.align import interpolate, merge, repair
 from pfn_optax.units import unit_spec
 from tests.align.relu_networks import ConvNet, hidden, inputs, logits, mlp, mlp_spec, split
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = inputs(0, 50)
 BATCHES = split(X, 20, 20)
 MODELS = [mlp(seed) for seed in range(3)]

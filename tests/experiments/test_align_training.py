@@ -10,6 +10,8 @@ from experiments.__main__ import main
 from experiments.align_training import AlignTrainingExperiment, summary
 from experiments.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 WAYS = ("raw", summary.BASELINE, "while training")
 
 

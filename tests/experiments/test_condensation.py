@@ -12,6 +12,8 @@ from experiments.errors import UsageError
 from pfn_optax.landscape import widen
 from pfn_optax.units import unit_spec
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_condensing_digits(tmp_path, capsys):
     """Early in training all units lie on a few directions, and few of them are enough."""

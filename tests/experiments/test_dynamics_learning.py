@@ -23,6 +23,8 @@ from experiments.errors import UsageError
 from experiments.statistics import bootstrap_difference
 from pfn_optax import pfn
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TASK = Task(num_units=8, horizon=6, gain=1.5, batch_size=4)
 
 

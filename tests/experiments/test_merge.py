@@ -15,6 +15,8 @@ from experiments.merge.paths import batches_of, from_json, to_json
 from experiments.merge.resnet import ResNet, train
 from pfn_optax.align import Curve
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 DIGITS = load("digits")
 
 

@@ -28,6 +28,8 @@ from experiments.planted.training import digit_batches, gradients, train
 from pfn_optax.capacity import CAPACITIES
 from pfn_optax.paths import natural_key
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ARCHITECTURES = [architecture for sizes in SIZES.values() for architecture in sizes]
 SMALL = SIZES["mlp"][0]
 

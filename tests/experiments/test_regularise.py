@@ -13,6 +13,8 @@ from experiments.regularise import RegulariseExperiment, summary
 from experiments.regularise.networks import ARMS, STARTS, flow, graph, init, smallest_rank
 from experiments.regularise.training import digits, train
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_what_the_starts_let_through():
     measured = jax.jit(lambda params: (flow(params), smallest_rank(params)))

@@ -14,6 +14,8 @@ from pfn_optax.units import unit_spec
 from tests.units.test_models import with_statistics
 from tests.zoo import SMALL
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = np.random.default_rng(0).normal(size=(7, 3))
 Y = np.random.default_rng(1).normal(size=(7, 2))
 

@@ -19,6 +19,8 @@ from pfn_optax.propagation import (
 )
 from pfn_optax.propagation.quadrature import moments
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 BIASES = np.asarray([0.0, 0.01, 0.05, 0.1, 0.5])
 LINES = {
     "tanh": (jnp.tanh, [1.0, 1.42421, 1.76095, 1.98607, 2.84317]),

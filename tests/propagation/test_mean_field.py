@@ -16,6 +16,8 @@ from pfn_optax.propagation import (
 )
 from pfn_optax.propagation.kinks import kinks_of
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PLACES = jnp.asarray([[1.0, 0.05], [2.5, 0.05], [1.0, 0.0], [1.5, 0.0], [2.84317, 0.5]])
 
 

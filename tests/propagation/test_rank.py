@@ -20,6 +20,8 @@ from pfn_optax.propagation import (
     stream_update,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MEASURES = {
     "activation_rank": activation_rank,
     "effective_rank": effective_rank,
