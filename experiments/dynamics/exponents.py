@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from experiments import runs
 from experiments.dynamics import figure
-from experiments.dynamics.mean_field import leading_exponent
+from experiments.dynamics.mean_field import leading_exponents
 from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
 from experiments.statistics import estimate
@@ -84,8 +84,17 @@ class RNNExponentsExperiment:
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
         pieces = [(network, gain) for network in self.networks for gain in self.gains]
         rows = resumed(self.run_dir / "exponents.jsonl", pieces, self._measured)
+        drives = {"tanh": 0.0, "large tanh": 0.0, "driven tanh": self.drive}
+        theory = {
+            network: dict(
+                zip(self.gains, leading_exponents(np.array(self.gains), drive), strict=True)
+            )
+            for network, drive in drives.items()
+        }
         for row in rows:
             row["network"], row["gain"] = row.pop("piece")
+            if row["network"] in theory:
+                row["mean_field"] = float(theory[row["network"]][row["gain"]])
             print(_line(row))
         if self.json:
             runs.write_json(self.json, {"config": config, "rows": rows})
@@ -109,8 +118,6 @@ class RNNExponentsExperiment:
                 "mean_leading": estimate(leading)._asdict(),
                 "num_unresolved": int((statuses != DynamicsStatus.FINISHED).sum()),
             }
-            if network.endswith("tanh"):
-                row["mean_field"] = leading_exponent(gain, drive)
             if network == "tanh":
                 dimension = jax.vmap(kaplan_yorke_dimension)(found[0]) / self.size
                 entropy = jax.vmap(entropy_bound)(found[0]) / self.size

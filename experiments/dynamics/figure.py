@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from experiments.dynamics.mean_field import leading_exponent
+from experiments.dynamics.mean_field import leading_exponents
 from experiments.plots import save
 
 # Okabe & Ito 2008.
@@ -52,7 +52,7 @@ def exponents(
         is_alone = name.endswith("tanh")  # beside its mean field, which has the line
         _error_bars(left, gains, found, colour, marker, labels[name], is_alone=is_alone)
     for strength, style in ((0.0, "-"), (drive, "--")):
-        curve = [leading_exponent(gain, strength) for gain in dense]
+        curve = leading_exponents(dense, strength)
         label = f"mean field of tanh, input {strength:g}"
         left.plot(dense, curve, color="black", linewidth=1, linestyle=style, label=label)
     left.axhline(0, color="grey", linewidth=0.8)

@@ -16,30 +16,25 @@ Reference: Sompolinsky, Crisanti & Sommers 1988, "Chaos in random neural network
 Schuchhardt & Schuster 1992, "Suppressing chaos in neural networks by noise".
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+from pfn_optax.precision import double_precision
+from pfn_optax.propagation import mean_field
 
 
-def leading_exponent(gain: float, drive: float = 0.0) -> float:
-    """Solves for the variance, and evaluates the exponent.
+def leading_exponents(gains: np.ndarray, drive: float = 0.0) -> np.ndarray:
+    """Half the logarithm of chi_1: what the weights do to the square of a small difference.
 
     Args:
-        gain: g.
+        gains: f[n], g.
         drive: s.
 
     Returns:
-        Nats per step.
+        f[n], nats per step.
     """
-    low, high = 0.0, gain**2 + drive**2  # the variance grows below its fixed point, falls above
-    for _ in range(200):
-        variance = (low + high) / 2
-        grows = gain**2 * _mean(np.tanh(variance**0.5 * _NODES) ** 2) + drive**2 > variance
-        low, high = (variance, high) if grows else (low, variance)
-    slope = 1 - np.tanh(high**0.5 * _NODES) ** 2
-    return float(np.log(gain**2 * _mean(slope**2)) / 2)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(_WEIGHTS @ values)
+    with double_precision():
+        variances = jnp.asarray(gains, jnp.float64) ** 2
+        found = jax.vmap(lambda variance: mean_field(jnp.tanh, variance, drive**2))(variances)
+        return np.asarray(jnp.log(found.chi_1) / 2)
