@@ -23,7 +23,14 @@ Beside it, on the same groups of hidden units (`pfn_optax.units`):
 - `pfn_optax.landscape`: networks embedded in wider ones, critical points, condensation.
 - `pfn_optax.dynamics`: Lyapunov exponents, and gradients that survive chaos.
 - `pfn_optax.propagation`: what depth does to activations and gradients, mean field or measured.
+
+And on top of all of them:
+
+- `diagnose` (`pfn_optax.diagnosis`): what is wrong with a network that does not train.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from pfn_optax.drawing import draw_flow, flow_html
 from pfn_optax.flow import FlowNetwork, MaxFlow, WarmStart, max_flow
@@ -33,6 +40,9 @@ from pfn_optax.report import CutReport, CutRow, cut_report
 from pfn_optax.state import PFNState, WithPFNState
 from pfn_optax.status import DiagnosisError, Status, raise_for_status
 from pfn_optax.transform import pfn, with_pfn
+
+if TYPE_CHECKING:
+    from pfn_optax.diagnosis import diagnose
 
 __version__ = "0.1.0"
 
@@ -50,6 +60,7 @@ __all__ = [
     "WarmStart",
     "WithPFNState",
     "cut_report",
+    "diagnose",
     "draw_flow",
     "flow_html",
     "flow_value",
@@ -60,3 +71,10 @@ __all__ = [
     "unit_graph",
     "with_pfn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is not needed for training when it is asked for."""
+    if name == "diagnose":
+        return importlib.import_module("pfn_optax.diagnosis").diagnose
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

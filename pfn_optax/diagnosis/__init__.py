@@ -1,5 +1,6 @@
 """What is wrong with a network that does not train, where, why, and what to do: `diagnose`."""
 
+from pfn_optax.diagnosis.diagnose import diagnose
 from pfn_optax.diagnosis.diagnosis import CheckRecord, Diagnosis, LayerProfile
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
 from pfn_optax.diagnosis.setup import TrainingSetup
@@ -15,4 +16,5 @@ __all__ = [
     "Severity",
     "Thresholds",
     "TrainingSetup",
+    "diagnose",
 ]

@@ -1,16 +1,21 @@
 """A setup under examination: every measurement made at most once, and shared by the checks."""
 
+import warnings
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
+from pfn_optax.diagnosis.budget import Budget, Skip
 from pfn_optax.diagnosis.setup import TrainingSetup
 from pfn_optax.diagnosis.thresholds import Thresholds
+from pfn_optax.graph import FlowGraph, GraphWarning, graph_from_loss
+from pfn_optax.partition import Partition, partition
 
+__all__ = ["Case", "Skip"]
 
-class Skip(Exception):  # noqa: N818 - it is no error
-    """Raised by a check that cannot be run, or not in full, with the reason."""
+T = TypeVar("T")
 
 
 class Case:
@@ -20,22 +25,66 @@ class Case:
         setup: what is examined.
         thresholds: what measurements are compared with.
         key: for what is drawn at random.
+        budget: seconds and bytes; programs are compiled through it.
         measures: numbers about the whole network, to be shown; checks add theirs.
     """
 
-    def __init__(self, setup: TrainingSetup, thresholds: Thresholds, key: jax.Array):
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        thresholds: Thresholds,
+        key: jax.Array,
+        budget: Budget | None = None,
+    ):
         """Holds the setup; measures nothing yet."""
         self.setup = setup
         self.thresholds = thresholds
         self.key = key
+        self.budget = budget or Budget(max_seconds=120.0, max_bytes=None)
         self.measures: dict[str, float] = {}
+        self._found: dict[Any, Any] = {}
 
     def loss(self, params: Any, batch: Any) -> jax.Array:
         """The loss alone, whatever else the setup's returns."""
         found = self.setup.loss(params, batch)
         return found[0] if self.setup.has_aux else found
 
+    def once(self, measure: Callable[["Case"], T]) -> T:
+        """Returns what a function measures of this case; the second time without measuring.
+
+        Raises:
+            Skip: as the measurement, also the second time.
+        """
+        if measure not in self._found:
+            try:
+                self._found[measure] = measure(self)
+            except Skip as skip:
+                self._found[measure] = skip
+        found = self._found[measure]
+        if isinstance(found, Skip):
+            raise Skip(*found.args)
+        return found
+
     @cached_property
-    def loss_and_gradients(self) -> tuple[jax.Array, Any]:
-        """The loss, and its gradients with respect to the parameters."""
-        return jax.jit(jax.value_and_grad(self.loss))(self.setup.params, self.setup.batch)
+    def layout(self) -> Partition:
+        """The layers of the parameters; blocks do not matter here."""
+        return partition(self.setup.params)
+
+    @cached_property
+    def _layer_of_leaf(self) -> dict[str, str]:
+        return {"/".join(path): layer.name for layer in self.layout.layers for path in layer.paths}
+
+    def layer_of(self, leaf: str) -> str:
+        """Returns the name of the layer of a leaf; of one that is in no layer, its module."""
+        known = self._layer_of_leaf.get(leaf)
+        return (leaf.rpartition("/")[0] or leaf) if known is None else known
+
+    @cached_property
+    def graph(self) -> FlowGraph | None:
+        """How the layers are joined; None if the loss depends on no data through any."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GraphWarning)
+            try:
+                return graph_from_loss(self.loss, self.setup.params, self.setup.batch)
+            except ValueError:
+                return None

@@ -147,7 +147,7 @@ def draw(
         [value] = interpret(traced.program, inputs, constant=rules.constant, apply=rules.apply)
         found = None if value.node is None else skeleton(rules.sketch, value.node)
         if found is not None and found.links:
-            unreached = _unreached(traced, num_params)
+            unreached = unreached_leaves(traced, num_params)
             texts = (*_nan_warnings(params, args), *_rule_warnings(rules, found))
             return Drawn(found, (*texts, *_unreached_warning(unreached)), unreached)
     raise ValueError(
@@ -194,8 +194,13 @@ def node_names(skeleton: Skeleton, layer_of: Mapping[Path, str]) -> dict[int, st
     return names
 
 
-def _unreached(traced: Traced, num_params: int) -> tuple[str, ...]:
-    """Paths of the parameters that no gradient of the loss can reach."""
+def unreached_leaves(traced: Traced, num_params: int) -> tuple[str, ...]:
+    """Returns the paths of the parameters that no gradient of the loss can reach.
+
+    Args:
+        traced: the loss, a function of the parameters first.
+        num_params: how many of its inputs are parameters.
+    """
 
     def apply(equation: Equation, masks: list[int]) -> list[int]:
         if equation.primitive == "loop":

@@ -75,30 +75,14 @@ class BackwardTaps:
             )
             return output if self.has_aux else (output, None)
 
-        slots = {layer.name: self._slot(layer) for layer in plan.layers}
+        slots = {layer.name: slot_of(layer, self.measure) for layer in plan.layers}
         (value, aux), (gradients, found) = jax.value_and_grad(run, (0, 1), has_aux=True)(
             params, slots
         )
         return BackwardTapped(value, aux, gradients, {name: found[name] for name in self.names})
 
-    def _slot(self, layer: TappedLayer) -> Any:
-        """Zeros like the measures."""
-        shapes = jax.eval_shape(self.measure, jax.ShapeDtypeStruct(layer.shape, layer.dtype))
-        return jax.tree.map(
-            lambda leaf: jnp.zeros((*layer.rounds, *leaf.shape), leaf.dtype), shapes
-        )
-
     def _inject(self, layer: TappedLayer, pre: jax.Array, slot: Any) -> jax.Array:
-        @jax.custom_vjp
-        def tap(pre, slot):
-            del slot
-            return pre
-
-        def backward(_, gradient):
-            return gradient, self.measure(units_last(gradient, layer.site.pre_axes))
-
-        tap.defvjp(lambda pre, slot: (pre, None), backward)
-        return tap(pre, slot)
+        return tap_backward(layer, pre, slot, self.measure)
 
 
 def backward_taps(
@@ -164,12 +148,35 @@ def backward_taps(
     taps = BackwardTaps(
         loss, plan, measure or gradient_norm, has_aux, None if layers is None else plan.names
     )
-    for leaf in jax.tree.leaves(jax.eval_shape(lambda: taps._slot(plan.layers[0]))):
+    for leaf in jax.tree.leaves(jax.eval_shape(lambda: slot_of(plan.layers[0], taps.measure))):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"a measure of gradients must return floating arrays, got {leaf.dtype}: convert it."
             )
     return taps
+
+
+def slot_of(layer: TappedLayer, measure: GradientMeasure) -> Any:
+    """Returns zeros like the measures of one layer, for `tap_backward`."""
+    shapes = jax.eval_shape(measure, jax.ShapeDtypeStruct(layer.shape, layer.dtype))
+    return jax.tree.map(lambda leaf: jnp.zeros((*layer.rounds, *leaf.shape), leaf.dtype), shapes)
+
+
+def tap_backward(
+    layer: TappedLayer, pre: jax.Array, slot: Any, measure: GradientMeasure
+) -> jax.Array:
+    """Returns preactivations as they are; the gradient of the slot is said to be the measure's."""
+
+    @jax.custom_vjp
+    def tap(pre, slot):
+        del slot
+        return pre
+
+    def backward(_, gradient):
+        return gradient, measure(units_last(gradient, layer.site.pre_axes))
+
+    tap.defvjp(lambda pre, slot: (pre, None), backward)
+    return tap(pre, slot)
 
 
 def gradient_norm(gradient: jax.Array) -> jax.Array:

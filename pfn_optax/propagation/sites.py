@@ -41,11 +41,15 @@ class Site:
         post_axes: its axes of units.
         activation: name of the last operation of that activation.
         within: the loops and rules around it, from the outside.
+        equation: the linear operation.
+        operand: which of its inputs is the data.
     """
 
     paths: tuple[Path, ...]
     pre: Variable
     pre_axes: Axes
+    equation: Equation
+    operand: int
     post: Variable | None = None
     post_axes: Axes = ()
     activation: str | None = None
@@ -165,7 +169,7 @@ class SiteRules:
             return _alone(equation, inputs)
         if weights:
             if (axes := _unit_axes(equation, weights[0])) is not None:
-                return self._site(inputs[weights[0]].matrices, axes, output)
+                return self._site(equation, inputs, inputs[weights[0]].matrices, axes)
             is_sum = equation.primitive in _ADDITIVE
             reason = "is added to data" if is_sum else f"meets data in `{equation.primitive}`"
             for path in frozenset().union(*(inputs[index].matrices for index in weights)):
@@ -224,11 +228,24 @@ class SiteRules:
         is_scaled = all(equation.inputs[index].size == 1 for index in others)
         return number if is_scaled and equation.primitive not in ("add", "sub") else None
 
-    def _site(self, matrices: frozenset[Path], axes: Axes, output: Variable) -> Value:
-        number = len(self.sites)
+    def _site(
+        self, equation: Equation, inputs: list[Value], matrices: frozenset[Path], axes: Axes
+    ) -> Value:
+        number, [output] = len(self.sites), equation.outputs
         if jnp.issubdtype(output.dtype, jnp.inexact):
             paths = tuple(path for path in self.layers if path in matrices)
-            self.sites.append(Site(paths, output, axes, within=self._within, sliced=self._sliced))
+            operand = next(index for index, value in enumerate(inputs) if value.has_data)
+            self.sites.append(
+                Site(
+                    paths,
+                    output,
+                    axes,
+                    equation,
+                    operand,
+                    within=self._within,
+                    sliced=self._sliced,
+                )
+            )
             return Value(has_data=True, owners={number: axes}, biasless=number)
         for path in matrices:
             self.missed[path] = f"computes {output.dtype}"

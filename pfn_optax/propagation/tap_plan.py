@@ -14,7 +14,7 @@ from pfn_optax.propagation.elementwise import BOUNDS, Axes
 from pfn_optax.propagation.sites import Site, SiteRules
 from pfn_optax.tracing import Equation, Program, Traced, interpret, trace
 
-Measure = Callable[["TappedLayer", jax.Array, jax.Array], Any]
+Measure = Callable[["TappedLayer", jax.Array, jax.Array, jax.Array], Any]
 Injection = Callable[["TappedLayer", jax.Array, Any], jax.Array]
 
 
@@ -186,7 +186,7 @@ def run_taps(
     Args:
         plan: the function and its taps.
         args: its arguments.
-        measure: what is computed of (layer, pre, post).
+        measure: what is computed of (layer, what its matrix is applied to, pre, post).
         inject: what the preactivation is replaced by, a function of (layer, pre, its slot).
         slots: for each tap what `inject` is given; inside of loops with leading axes of rounds.
 
@@ -203,9 +203,11 @@ class _Run:
         self._measure, self._inject = measure, inject
         self._pre: dict[int, list[TappedLayer]] = {}
         self._post: dict[int, list[TappedLayer]] = {}
+        self._given: dict[int, list[TappedLayer]] = {}
         self._entered: dict[int, list[str]] = {}  # loops and rules to look into: taps in them
         for layer in plan.layers:
             site = layer.site
+            self._given.setdefault(id(site.equation), []).append(layer)
             self._pre.setdefault(id(site.pre), []).append(layer)
             self._post.setdefault(id(site.post or site.pre), []).append(layer)
             for equation in site.within:
@@ -215,9 +217,12 @@ class _Run:
         self, program: Program, inputs: Sequence[Any], slots: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
         found: dict[str, Any] = {}
+        given: dict[str, jax.Array] = {}
         pres: dict[str, jax.Array] = {}
 
         def apply(equation: Equation, operands: list[Any]) -> list[Any]:
+            for layer in self._given.get(id(equation), ()):
+                given[layer.name] = operands[layer.site.operand]
             results = self._results(equation, operands, slots, found)
             for index, variable in enumerate(equation.outputs):
                 for layer in self._pre.get(id(variable), ()):
@@ -226,17 +231,20 @@ class _Run:
                     pres[layer.name] = units_last(results[index], layer.site.pre_axes)
                 for layer in self._post.get(id(variable), ()):
                     axes = layer.site.post_axes if layer.site.post else layer.site.pre_axes
+                    own = given.pop(layer.name), pres.pop(layer.name)
                     found[layer.name] = self._measured(
-                        layer, pres.pop(layer.name), units_last(results[index], axes)
+                        layer, *own, units_last(results[index], axes)
                     )
             return results
 
         outputs = interpret(program, inputs, constant=lambda c: c.value, apply=apply)
         return outputs, found
 
-    def _measured(self, layer: TappedLayer, pre: jax.Array, post: jax.Array) -> Any:
+    def _measured(
+        self, layer: TappedLayer, given: jax.Array, pre: jax.Array, post: jax.Array
+    ) -> Any:
         try:
-            return self._measure(layer, pre, post)
+            return self._measure(layer, given, pre, post)
         except (TypeError, ValueError) as error:
             error.add_note(f"At the tap of {layer.name!r}, preactivations of shape {pre.shape}.")
             raise

@@ -62,7 +62,10 @@ class ActivationTaps:
         output, found = run_taps(plan, (params, *args), self._measure)
         return Tapped(output, {name: found[name] for name in self.names})
 
-    def _measure(self, layer: TappedLayer, pre: jax.Array, post: jax.Array) -> Any:
+    def _measure(
+        self, layer: TappedLayer, given: jax.Array, pre: jax.Array, post: jax.Array
+    ) -> Any:
+        del given
         if self.statistics is None:
             return activation_statistics(pre, post, bounds=layer.bounds)
         return self.statistics(pre, post)

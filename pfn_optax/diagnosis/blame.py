@@ -1,0 +1,78 @@
+"""Which operation of a program makes the first value that is not finite."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfn_optax.diagnosis.arguments import is_floating
+from pfn_optax.diagnosis.budget import Budget
+from pfn_optax.tracing import Equation, interpret, trace
+
+
+class Blamed(NamedTuple):
+    """An operation whose operands are finite, and whose result is not.
+
+    Attributes:
+        primitive: its name, `"log"`; `"loop"` for all that is in one.
+        scope: the named scope it is in, that of a Flax module; "" outside of any.
+    """
+
+    primitive: str
+    scope: str
+
+
+def first_broken(budget: Budget, function: Callable[..., Any], *args: Any) -> Blamed | None:
+    """Runs a function and finds the first operation that breaks.
+
+    Args:
+        budget: for the one more program that this takes.
+        function: of trees of arrays.
+        *args: its arguments.
+
+    Returns:
+        The operation; None if there is none, or an argument is not finite to begin with and no
+        operation breaks by itself.
+
+    Raises:
+        Skip: if there is not the time or the memory.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from pfn_optax.diagnosis.blame import first_broken
+        >>> from pfn_optax.diagnosis.budget import Budget
+        >>> budget = Budget(max_seconds=60, max_bytes=None)
+        >>> first_broken(budget, lambda x: jnp.sum(jnp.exp(x) / (x - 1)), jnp.ones(2)).primitive
+        'div'
+    """
+    program = trace(function, *args).program
+    named: list[Equation] = []
+
+    def flags(*leaves: Any) -> jax.Array:
+        broken: list[jax.Array] = []
+        named.clear()
+
+        def apply(equation: Equation, operands: list[Any]) -> Sequence[Any]:
+            if equation.run is None:  # at the border of a shard_map: what is inside is not seen
+                return operands
+            results = equation.run(*operands)
+            broken.append(_are_finite(operands) & ~_are_finite(results))
+            named.append(equation)
+            return results
+
+        interpret(program, leaves, constant=lambda one: one.value, apply=apply)
+        return jnp.stack([jnp.zeros((), bool), *broken])
+
+    leaves = jax.tree.leaves(args)
+    found = np.asarray(budget.compile(flags, *leaves, what="the search for NaN")(*leaves))[1:]
+    if not found.any():
+        return None
+    first = named[int(np.argmax(found))]
+    return Blamed(first.primitive, first.scope)
+
+
+def _are_finite(values: Sequence[Any]) -> jax.Array:
+    checks = [jnp.isfinite(value).all() for value in values if is_floating(value)]
+    return jnp.stack([jnp.ones((), bool), *checks]).all()

@@ -1,0 +1,32 @@
+"""Which finding explains which: a root cause comes before its symptoms."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pfn_optax.diagnosis.finding import Cause, Finding, Severity
+
+# Of each cause, what may be behind it, the likeliest first.
+EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
+    Cause.NO_GRADIENT: (Cause.DEAD_UNITS, Cause.SATURATION),
+}
+
+
+def explained(findings: Sequence[Finding]) -> list[Finding]:
+    """Marks findings that another one explains.
+
+    Args:
+        findings: all of them.
+
+    Returns:
+        The same, with `follows_from` of those that are explained. A note explains nothing; whatever
+        is measured where values are not finite follows from these.
+    """
+    serious = {finding.cause for finding in findings if finding.severity > Severity.NOTE}
+
+    def mark(finding: Finding) -> Finding:
+        if finding.follows_from is not None or finding.cause is Cause.NONFINITE:
+            return finding
+        behind = (Cause.NONFINITE, *EXPLANATIONS.get(finding.cause, ()))
+        return replace(finding, follows_from=next((c for c in behind if c in serious), None))
+
+    return [mark(finding) for finding in findings]
