@@ -9,9 +9,12 @@ import jax
 
 from pfn_optax.diagnosis.budget import Budget, Skip
 from pfn_optax.diagnosis.setup import TrainingSetup
+from pfn_optax.diagnosis.structure import Structure, structure_of
 from pfn_optax.diagnosis.thresholds import Thresholds
 from pfn_optax.graph import FlowGraph, GraphWarning, graph_from_loss
+from pfn_optax.graph.from_loss import unreached_leaves
 from pfn_optax.partition import Partition, partition
+from pfn_optax.tracing import trace
 
 __all__ = ["Case", "Skip"]
 
@@ -80,6 +83,13 @@ class Case:
         return (leaf.rpartition("/")[0] or leaf) if known is None else known
 
     @cached_property
+    def unreached(self) -> tuple[str, ...]:
+        """Paths of the parameters that no gradient of the loss can reach, by its program."""
+        params = self.setup.params
+        traced = trace(self.loss, params, self.setup.batch)
+        return unreached_leaves(traced, len(jax.tree.leaves(params)))
+
+    @cached_property
     def graph(self) -> FlowGraph | None:
         """How the layers are joined; None if the loss depends on no data through any."""
         with warnings.catch_warnings():
@@ -88,3 +98,11 @@ class Case:
                 return graph_from_loss(self.loss, self.setup.params, self.setup.batch)
             except ValueError:
                 return None
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Which layers come first, last, and on every path; without a graph, by their order."""
+        if self.graph is not None:
+            return structure_of(self.graph)
+        names = [layer.name for layer in self.layout.layers]
+        return Structure(frozenset(names[:1]), frozenset(names[-1:]), frozenset(names))

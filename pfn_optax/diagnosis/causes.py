@@ -7,7 +7,23 @@ from pfn_optax.diagnosis.finding import Cause, Finding, Severity
 
 # Of each cause, what may be behind it, the likeliest first.
 EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
-    Cause.NO_GRADIENT: (Cause.DEAD_UNITS, Cause.SATURATION),
+    Cause.NO_GRADIENT: (Cause.DEAD_UNITS, Cause.SATURATION, Cause.SYMMETRIC_UNITS),
+    Cause.DEAD_UNITS: (Cause.SYMMETRIC_UNITS, Cause.INPUT_SCALE),
+    Cause.SATURATION: (Cause.INPUT_SCALE,),
+    Cause.INIT_TOO_SMALL: (Cause.SYMMETRIC_UNITS, Cause.DEAD_UNITS),
+    Cause.INIT_TOO_LARGE: (Cause.INPUT_SCALE,),
+    Cause.RANK_COLLAPSE: (
+        Cause.SYMMETRIC_UNITS,
+        Cause.DEAD_UNITS,
+        Cause.INPUT_SCALE,
+        Cause.INIT_TOO_SMALL,
+    ),
+    Cause.VANISHING_GRADIENT: (
+        Cause.DEAD_UNITS,
+        Cause.SATURATION,
+        Cause.INIT_TOO_SMALL,
+    ),
+    Cause.EXPLODING_GRADIENT: (Cause.INIT_TOO_LARGE,),
 }
 
 

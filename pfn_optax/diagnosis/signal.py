@@ -36,6 +36,8 @@ class LayerSignal:
         bounds: the activation's range, if finite.
         is_recurrent: whether the rounds are time.
         given_rms: f[rounds], root mean square of what its matrix is applied to; NaN of integers.
+        given_mean: f[rounds], the mean of that.
+        given_features: f[rounds, features], its root mean square along its last axis.
         pre_rms: f[rounds], of its preactivations.
         post_rms: f[rounds], of its activations.
         pre: f[rounds, rows, width], preactivations of some samples (and positions), evenly spaced.
@@ -53,6 +55,8 @@ class LayerSignal:
     bounds: tuple[float, float] | None
     is_recurrent: bool
     given_rms: np.ndarray
+    given_mean: np.ndarray
+    given_features: np.ndarray
     pre_rms: np.ndarray
     post_rms: np.ndarray
     pre: np.ndarray
@@ -179,6 +183,8 @@ def _forward(
     most = max(_MOST_ROWS * 8 // max(math.prod(layer.rounds), 8), _FEWEST_ROWS)
     samples = tuple(range(post.ndim - 1))
     return {
+        "given_mean": _mean(given, given.ndim),
+        "given_features": jnp.sqrt(_mean(given**2, given.ndim - 1)),
         "rms": jnp.stack([_rms(given), _rms(pre), _rms(post)]),
         "pre": _some_rows(pre, most),
         "post": _some_rows(post, most),
@@ -205,6 +211,14 @@ def _rms(values: jax.Array) -> jax.Array:
     return gradient_norm(values).astype(jnp.float32) / math.sqrt(max(values.size, 1))
 
 
+def _mean(values: jax.Array, num_axes: int) -> jax.Array:
+    """Over the first axes; NaN of integers."""
+    if not is_floating(values):
+        return jnp.full(values.shape[num_axes:], jnp.nan, jnp.float32)
+    wide = jnp.promote_types(values.dtype, jnp.float32)
+    return jnp.mean(values, axis=tuple(range(num_axes)), dtype=wide)
+
+
 def _inject(layer: TappedLayer, pre: jax.Array, slot: Any) -> jax.Array:
     return tap_backward(layer, pre, slot, _backward)
 
@@ -218,12 +232,15 @@ def _layers(case: Case, layer: TappedLayer, forward: Any, backward: Any) -> list
     """The signal of one layer, or of each of a stack."""
     num_rounds = math.prod(layer.rounds)
     depth = len(layer.rounds)
+    loops = [one for one in layer.site.within if one.primitive == "loop"]
+    is_reversed = bool(loops) and bool(loops[-1].params.get("reverse"))
 
     def rounds_first(value: np.ndarray) -> np.ndarray:
         wide = np.asarray(value)
         if wide.dtype != bool:
             wide = wide.astype(np.float64)
-        return wide.reshape(num_rounds, *wide.shape[depth:])
+        wide = wide.reshape(num_rounds, *wide.shape[depth:])
+        return wide[::-1] if is_reversed else wide
 
     forward = {name: rounds_first(value) for name, value in forward.items()}
     norm, unit_gradient = map(rounds_first, backward)
@@ -239,6 +256,8 @@ def _layers(case: Case, layer: TappedLayer, forward: Any, backward: Any) -> list
             bounds=layer.bounds,
             is_recurrent=bool(depth) and not layer.is_stacked,
             given_rms=forward["rms"][rounds, 0],
+            given_mean=forward["given_mean"][rounds],
+            given_features=forward["given_features"][rounds],
             pre_rms=forward["rms"][rounds, 1],
             post_rms=forward["rms"][rounds, 2],
             pre=forward["pre"][rounds],

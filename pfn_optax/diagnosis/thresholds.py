@@ -7,12 +7,79 @@ from dataclasses import dataclass
 class Thresholds:
     """Thresholds of `diagnose`; each says where it comes from.
 
+    Theory is that of mean field where there is one. "Healthy" are networks that train, measured at
+    initialisation and after 300 steps: MLPs (ReLU, tanh, GELU, sigmoid) of 2 to 20 layers, CNNs
+    with and without batch norm, ResNets, pre-LN transformers, and GRU, LSTM and plain RNNs.
+
     Attributes:
+        input_rms: root mean square of what the first layer is applied to, at most. The sharpness
+            along its weights grows with the square, so at 10 a learning rate must be 100 times
+            smaller. Healthy: .3 to 1.
+        input_rms_least: the same, at least. Its gradients shrink with it.
+        input_offset: magnitude of the mean over the standard deviation of that. The condition
+            number of the first layer grows with the square; of images it is 2.
+        input_dominance: share of that energy in one of at least four features; 1 over their number
+            if they are alike.
+        signal_loss: root mean square of what a layer is applied to over that of the first, at
+            least. At a variance of 1 / fan-in (`lecun_normal`) each ReLU layer takes it by
+            1 / sqrt(2), to 1e-3 in 20. Healthy: 1.4e-3 (such a ReLU network of 20 layers) and more.
+        signal_growth: the same, at most. Criticality keeps it at 1; residual branches without norm
+            add up to 6 in healthy networks.
+        layer_loss: root mean square of activations over that of what a layer is applied to, at
+            least: one layer alone. Healthy: .25 to 4.3.
+        loss_over_chance: loss over that with a last layer of zeros. Logits of variance 1, as of
+            `lecun_normal`, make the cross entropy .5 nats larger, 1.2 times that of ten classes.
+            Healthy: .1 to 1.7.
+        output_rms: root mean square of what the last layer puts out, for that to matter.
+        vanishing: norm of the gradient at the first layer over the largest at any, at least, as
+            `signal_loss`. Healthy: 1.6e-3 (that same network) and more.
+        exploding: the same over that at the last hidden layer, at most. ReLU after batch norm
+            multiplies it by sqrt(pi / (pi - 1)) = 1.21 a layer, to 1e3 in 36.
+        vanishing_per_step: nats by which the gradient shrinks with each step back in time. Gates
+            that are half open, as before training, lose .7; healthy: .3.
+        vanishing_in_time: for that to matter, the gradient at the first step over that at the last.
+        exploding_in_time: the same, at most.
         dead_units: share of a layer's units that are zero for every example. Where all examples
             have come to look alike, a ReLU is on for all or off for all, so that half of the units
-            are dead: more is not explained by depth.
+            are dead: more is not explained by depth. Healthy: up to .47.
         all_dead: share from which next to nothing passes the layer.
+        saturated: share of activations within 2.5% of an end of their range. Of tanh of Gaussian
+            numbers of variance 1 it is .07, of variance 4 it is .36.
+        saturated_gates: the same of sigmoids in recurrent cells, which close and open on purpose.
+        varying: share of the energy of preactivations that differs between examples, 1 less their
+            mean cosine, at least. After L layers of ReLU 9 pi^2 / (2 L^2), .4% after 100; each
+            sigmoid layer takes it by 10 to 16. Healthy: 7e-4 (three sigmoid layers) and more.
+        varying_narrow: the same where what differs has hardly more than one direction.
+        varying_rank: which is so if the activation rank of preactivations, without their mean, is
+            less. Healthy: 1.6 and more, 6 in the sigmoid layers that differ little.
+        kernel_rank: of a matrix with 16 rows and columns or more, (sum s^2)^2 / sum s^4 of its
+            singular values s, at least. Half of the smaller side at random.
+        twin_units: share of units with the same weights and the same gradient as another. Random
+            initialisation makes none.
+        critical: factor beyond a limit from which a warning is critical.
     """
 
+    input_rms: float = 10.0
+    input_rms_least: float = 0.03
+    input_offset: float = 5.0
+    input_dominance: float = 0.95
+    signal_loss: float = 1e-3
+    signal_growth: float = 100.0
+    layer_loss: float = 0.03
+    loss_over_chance: float = 3.0
+    output_rms: float = 5.0
+    vanishing: float = 1e-3
+    exploding: float = 1e3
+    vanishing_per_step: float = 0.7
+    vanishing_in_time: float = 1e-4
+    exploding_in_time: float = 1e3
     dead_units: float = 0.75
     all_dead: float = 0.98
+    saturated: float = 0.5
+    saturated_gates: float = 0.9
+    varying: float = 1e-4
+    varying_narrow: float = 1e-2
+    varying_rank: float = 2.5
+    kernel_rank: float = 1.5
+    twin_units: float = 0.5
+    critical: float = 30.0

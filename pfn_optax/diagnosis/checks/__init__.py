@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterable
 
 from pfn_optax.diagnosis.case import Case
 from pfn_optax.diagnosis.checks.dead_units import check_dead_units
+from pfn_optax.diagnosis.checks.gradients import check_gradients
+from pfn_optax.diagnosis.checks.input_scale import check_input_scale
 from pfn_optax.diagnosis.checks.no_gradient import check_no_gradient
 from pfn_optax.diagnosis.checks.nonfinite import check_nonfinite
+from pfn_optax.diagnosis.checks.rank_collapse import check_rank_collapse
+from pfn_optax.diagnosis.checks.saturation import check_saturation
+from pfn_optax.diagnosis.checks.scale import check_scale
+from pfn_optax.diagnosis.checks.symmetric_units import check_symmetric_units
 from pfn_optax.diagnosis.finding import Finding
 
 Check = Callable[[Case], Iterable[Finding]]
@@ -17,5 +23,11 @@ Check = Callable[[Case], Iterable[Finding]]
 CHECKS: dict[str, Check] = {
     "nonfinite": check_nonfinite,
     "no_gradient": check_no_gradient,
+    "symmetric_units": check_symmetric_units,
     "dead_units": check_dead_units,
+    "saturation": check_saturation,
+    "input_scale": check_input_scale,
+    "scale": check_scale,
+    "rank_collapse": check_rank_collapse,
+    "gradients": check_gradients,
 }

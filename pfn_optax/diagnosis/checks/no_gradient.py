@@ -12,17 +12,14 @@ from pfn_optax.diagnosis.case import Case
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
 from pfn_optax.diagnosis.leaves import LeafNumbers, by_path, measure_given
 from pfn_optax.diagnosis.signal import measure_signal
-from pfn_optax.graph.from_loss import unreached_leaves
 from pfn_optax.paths import named_leaves
 from pfn_optax.table import listed
-from pfn_optax.tracing import trace
 
 
 def check_no_gradient(case: Case) -> Iterator[Finding]:
     """Asks the program which parameters the loss depends on, and the gradient which it changes."""
     params = case.setup.params
-    traced = trace(case.loss, params, case.setup.batch)
-    unreached = unreached_leaves(traced, len(jax.tree.leaves(params)))
+    unreached = case.unreached
     if unreached:
         yield _unreached(case, unreached)
     signal = case.once(measure_signal)

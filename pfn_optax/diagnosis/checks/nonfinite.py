@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from pfn_optax.diagnosis.blame import Blamed, first_broken
+from pfn_optax.diagnosis.blame import Blamed, first_broken, first_steep
 from pfn_optax.diagnosis.case import Case, Skip
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
 from pfn_optax.diagnosis.leaves import LeafNumbers, measure_given
@@ -71,7 +71,7 @@ def _given(case: Case, place: tuple[str, str], share: float, *, is_harmless: boo
 
 def _of_loss(case: Case, signal: Signal) -> Finding:
     layer = next((one for one in signal.layers if not one.is_finite.all()), None)
-    blamed = _blame(case, case.loss)
+    blamed = _blame(case, first_broken, case.loss)
     where = f"first in the activations of {layer.name}" if layer else "after all layers"
     by = _by(blamed)
     return Finding(
@@ -92,7 +92,9 @@ def _of_gradients(
         (one.layer for one in reversed(signal.layers) if not _is_finite(one.backward_norm)),
         case.layer_of(broken[-1][0][1]),
     )
-    blamed = _blame(case, jax.grad(case.loss, allow_int=True))
+    blamed = _blame(case, first_steep, case.loss) or _blame(
+        case, first_broken, jax.grad(case.loss, allow_int=True)
+    )
     return Finding(
         Cause.NONFINITE,
         Severity.CRITICAL,
@@ -107,9 +109,9 @@ def _is_finite(values: Any) -> bool:
     return all(map(math.isfinite, values.ravel()))
 
 
-def _blame(case: Case, function: Any) -> Blamed | None:
+def _blame(case: Case, search: Any, function: Any) -> Blamed | None:
     try:
-        return first_broken(case.budget, function, case.setup.params, case.setup.batch)
+        return search(case.budget, function, case.setup.params, case.setup.batch)
     except Skip:
         return None
 

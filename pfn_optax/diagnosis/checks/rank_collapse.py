@@ -1,0 +1,103 @@
+"""Activations that are almost the same for all examples, and matrices of hardly any rank."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pfn_optax.diagnosis.case import Case, Skip
+from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
+from pfn_optax.diagnosis.rows import centred_rank, rank, varying_share
+from pfn_optax.diagnosis.signal import LayerSignal, measure_signal
+from pfn_optax.paths import named_leaves
+
+_LEAST_SIDE = 16  # of a matrix whose rank is looked at; of fewer rows it may well be low
+
+
+def check_rank_collapse(case: Case) -> Iterator[Finding]:
+    """Looks at what differs between examples in each layer, and at the rank of its matrix."""
+    signal = case.once(measure_signal)
+    if not signal.layers:
+        raise Skip(signal.trouble)
+    hidden = [
+        layer
+        for layer in signal.layers
+        if layer.layer not in case.structure.heads
+        and layer.width > 1
+        and layer.pre.shape[1] > 1
+        and np.isfinite(layer.pre).all()
+        and layer.pre_rms.max() > 0
+    ]
+    yield from _of_activations(case, hidden)
+    yield from _of_matrices(case)
+
+
+def _of_activations(case: Case, hidden: list[LayerSignal]) -> Iterator[Finding]:
+    limits = case.thresholds
+    shares = {layer: max(map(varying_share, layer.pre)) for layer in hidden}
+
+    def limit_of(layer: LayerSignal) -> float:
+        """What differs may be little, or of one direction, but not both."""
+        is_narrow = max(map(centred_rank, layer.pre)) < limits.varying_rank
+        return limits.varying_narrow if is_narrow else limits.varying
+
+    alike = [layer for layer in hidden if shares[layer] < limit_of(layer)]
+    if not alike:
+        return
+    worst = min(alike, key=shares.__getitem__)
+    limit = limit_of(worst)
+    excess = limit / max(shares[worst], 1e-30)
+    gap = isometry_gap(worst.pre[-1])
+    yield Finding(
+        Cause.RANK_COLLAPSE,
+        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        f"The preactivations of {worst.name} are almost the same for all examples: "
+        f"{shares[worst]:.2g} of their energy differs.",
+        "Residual connections, or a norm layer before each activation; initialise at criticality "
+        "(pfn_optax.propagation.critical_init); fewer layers.",
+        (
+            Evidence(f"share that differs between examples at {worst.name}", shares[worst], limit),
+            Evidence("activation rank", max(map(rank, worst.pre))),
+            Evidence("activation rank without the mean", max(map(centred_rank, worst.pre))),
+            *((Evidence("isometry gap", gap, None, "nats"),) if math.isfinite(gap) else ()),
+        ),
+        tuple(dict.fromkeys(layer.layer for layer in alike)),
+        excess=excess,
+    )
+
+
+def isometry_gap(rows: np.ndarray) -> float:
+    """Returns how far examples are from orthogonal and equally long; infinite where some vanish."""
+    values = np.linalg.svd(rows, compute_uv=False)
+    if values[0] == 0 or values[-1] <= max(rows.shape) * np.finfo(np.float32).eps * values[0]:
+        return math.inf
+    logs = 2 * np.log(values / values[0])
+    return max(float(np.log(np.mean(np.exp(logs))) - np.mean(logs)), 0.0)
+
+
+def _of_matrices(case: Case) -> Iterator[Finding]:
+    limit = case.thresholds.kernel_rank
+    leaves = dict(named_leaves(case.setup.params))
+    ranks = {}
+    for layer in case.layout.layers:
+        if layer.name in case.structure.heads:
+            continue
+        matrix = np.moveaxis(np.asarray(leaves[layer.path], np.float32), layer.unit_axis, -1)
+        matrix = matrix.reshape(-1, matrix.shape[-1]) if matrix.ndim > 1 else matrix[:, None]
+        if min(matrix.shape) >= _LEAST_SIDE and matrix.any() and np.isfinite(matrix).all():
+            ranks[layer.name] = (rank(matrix), min(matrix.shape))
+    low = sorted((name for name in ranks if ranks[name][0] < limit), key=ranks.__getitem__)
+    if not low:
+        return
+    value, side = ranks[low[0]]
+    yield Finding(
+        Cause.RANK_COLLAPSE,
+        Severity.WARNING,
+        f"The matrix of {low[0]} has a rank of {value:.2g}, where {side} were possible: whatever "
+        "comes in, all examples leave it along the same direction.",
+        "Initialise it at random, all entries independent (jax.nn.initializers.he_normal, "
+        "orthogonal); if training made it so, lower the learning rate or the weight decay.",
+        tuple(Evidence(f"rank of the matrix of {name}", ranks[name][0], limit) for name in low[:5]),
+        tuple(low),
+        excess=limit / max(value, 1e-30),
+    )

@@ -1,0 +1,187 @@
+"""Signals that get lost or grow on their way from the data to the loss: mis-scaled weights."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfn_optax.diagnosis.case import Case, Skip
+from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
+from pfn_optax.diagnosis.signal import LayerSignal, Signal, measure_signal
+from pfn_optax.paths import names_of
+from pfn_optax.table import listed
+
+
+def check_scale(case: Case) -> Iterator[Finding]:
+    """Follows the size of the signal layer by layer, and looks at what the last puts out."""
+    signal = case.once(measure_signal)
+    if not signal.layers:
+        raise Skip(signal.trouble)
+    layers = [layer for layer in signal.layers if layer.has_real_input]
+    if layers and all(layer.is_finite.all() for layer in signal.layers):
+        yield from _lost(case, layers)
+        yield from _grown(case, layers)
+    yield from _output(case, signal)
+
+
+def over_rounds(values: np.ndarray) -> float:
+    """Root mean square over rounds."""
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def layer_gain(layer: LayerSignal) -> float:
+    """Returns root mean square of activations over that of what the layer is applied to."""
+    given = over_rounds(layer.given_rms)
+    return over_rounds(layer.post_rms) / given if given else 0.0
+
+
+def _reference(layers: Sequence[LayerSignal]) -> float:
+    """The size of the signal at the first layer."""
+    return over_rounds(layers[0].given_rms) or 1.0
+
+
+def _lost(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
+    limits, structure = case.thresholds, case.structure
+    first = _reference(layers)
+    on_the_way = [layer for layer in layers if layer.layer in structure.serial]
+    hidden = [layer for layer in on_the_way if layer.layer not in structure.heads]
+    later = [layer for layer in on_the_way if layer.layer not in structure.inputs]
+    gains = {layer: layer_gain(layer) for layer in hidden}
+    at = min(later, key=lambda one: over_rounds(one.given_rms), default=None)
+    left = over_rounds(at.given_rms) / first if at else 1.0
+    if at is not None and left < limits.signal_loss:
+        before = hidden[: hidden.index(at)] if at in hidden else hidden
+        yield _too_small(case, _culprits(before, gains, is_small=True), left, limits.signal_loss)
+        return
+    small = sorted(
+        (layer for layer in hidden if gains[layer] < limits.layer_loss), key=gains.__getitem__
+    )
+    if small:
+        yield _too_small(case, small, gains[small[0]], limits.layer_loss)
+
+
+def _culprits(
+    layers: Sequence[LayerSignal], gains: dict[LayerSignal, float], *, is_small: bool
+) -> list[LayerSignal]:
+    """Those with a good part in the change, the guiltiest first; one that has most of it alone."""
+    sign = -1.0 if is_small else 1.0
+    parts = {layer: sign * np.log(max(gains[layer], 1e-30)) for layer in layers}
+    ordered = sorted(layers, key=lambda layer: -parts[layer])
+    total = sum(max(part, 0.0) for part in parts.values())
+    if not ordered or parts[ordered[0]] > 0.6 * total:
+        return ordered[:1]
+    return [layer for layer in ordered if parts[layer] > 0.2 * parts[ordered[0]]]
+
+
+def _too_small(case: Case, layers: Sequence[LayerSignal], left: float, limit: float) -> Finding:
+    gains = {layer: layer_gain(layer) for layer in layers}
+    names = [layer.name for layer in layers]
+    is_one = len(layers) == 1
+    factor = 1 / max(float(np.median(list(gains.values()))), 1e-30)
+    summary = (
+        f"{names[0]} makes the signal {1 / max(gains[layers[0]], 1e-30):.3g} times smaller."
+        if is_one
+        else f"The signal is {1 / max(left, 1e-30):.3g} times smaller behind {listed(names, 4)} "
+        "than the data."
+    )
+    excess = limit / max(left, 1e-30)
+    return Finding(
+        Cause.INIT_TOO_SMALL,
+        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        summary,
+        f"Make the weights of {'this layer' if is_one else 'these layers'} about {factor:.3g} "
+        f"times larger: {initializer(layers[0].activation)}; or a norm layer.",
+        (
+            Evidence("signal left of the data's", left, limit),
+            *(
+                Evidence(f"gain of {one.name}", gains[one], case.thresholds.layer_loss)
+                for one in layers[:5]
+            ),
+        ),
+        tuple(dict.fromkeys(layer.layer for layer in layers)),
+        excess=excess,
+    )
+
+
+def initializer(activation: str | None) -> str:
+    """Returns in words the initializer that keeps a signal's size under an activation."""
+    if activation in ("tanh", "logistic", "erf"):
+        name = "sigmoid" if activation == "logistic" else activation
+        return f"pfn_optax.propagation.critical_init for {name}"
+    if activation is None:
+        return "jax.nn.initializers.lecun_normal()"
+    return "jax.nn.initializers.he_normal()"
+
+
+def _grown(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
+    limit = case.thresholds.signal_growth
+    first = _reference(layers)
+    sizes = {layer: float(layer.given_rms.max()) / first for layer in layers}
+    at = max(layers, key=sizes.__getitem__)
+    if not sizes[at] > limit:
+        return
+    before = layers[: layers.index(at)] or [at]
+    gains = {layer: layer_gain(layer) for layer in before}
+    guilty = _culprits(before, gains, is_small=False)
+    names = [layer.name for layer in guilty]
+    median = float(np.median([gains[layer] for layer in guilty]))
+    excess = sizes[at] / limit
+    yield Finding(
+        Cause.INIT_TOO_LARGE,
+        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        f"The signal is {sizes[at]:.3g} times larger at {at.name} than the data, by "
+        f"{listed(names, 4)}.",
+        f"Make these weights about {max(median, 1.5):.3g} times smaller: "
+        f"{initializer(guilty[0].activation)}; in residual branches by the square root of their "
+        "number, or start their last layer at 0; or a norm layer.",
+        (
+            Evidence("signal over the data's", sizes[at], limit),
+            *(Evidence(f"gain of {layer.name}", gains[layer]) for layer in guilty[:5]),
+        ),
+        tuple(dict.fromkeys(layer.layer for layer in guilty)),
+        excess=excess,
+    )
+
+
+def _output(case: Case, signal: Signal) -> Iterator[Finding]:
+    """Compares the loss with that of outputs that are 0, a last layer of zeros."""
+    limits = case.thresholds
+    heads = [layer for layer in signal.layers if layer.layer in case.structure.heads]
+    size = max((float(layer.pre_rms.max()) for layer in heads), default=0.0)
+    if not size > limits.output_rms or not np.isfinite(signal.loss):
+        return
+    chance, *_ = signal.run(_without(case, heads), case.setup.batch)
+    chance = float(chance)
+    case.measures["loss_at_zero_output"] = chance
+    if not 0 < chance * limits.loss_over_chance < signal.loss:
+        return
+    ratio, names = signal.loss / chance, [one.name for one in heads]
+    excess = ratio / limits.loss_over_chance
+    gains = [over_rounds(one.pre_rms) / (over_rounds(one.given_rms) or 1.0) for one in heads]
+    yield Finding(
+        Cause.INIT_TOO_LARGE,
+        Severity.CRITICAL if excess > limits.critical else Severity.WARNING,
+        f"The loss is {signal.loss:.3g}, and {chance:.3g} with outputs that are 0: "
+        f"{listed(names, 4)} put out numbers of size {size:.3g}.",
+        f"Make its weights about {size:.2g} times smaller, or start them at 0 "
+        "(kernel_init=jax.nn.initializers.zeros).",
+        (
+            Evidence("loss over that with outputs 0", ratio, limits.loss_over_chance),
+            Evidence("size of the outputs", size, limits.output_rms),
+            *(Evidence(f"gain of {n}", gain) for n, gain in zip(names, gains, strict=True)),
+        ),
+        tuple(dict.fromkeys(one.layer for one in heads)),
+        excess=excess,
+    )
+
+
+def _without(case: Case, heads: Sequence[LayerSignal]):
+    """The parameters with zeros for those of the last layers."""
+    names = {layer.layer for layer in heads}
+
+    def zero(path, leaf):
+        is_head = case.layer_of("/".join(names_of(path))) in names
+        return jnp.zeros_like(leaf) if is_head else leaf
+
+    return jax.tree_util.tree_map_with_path(zero, case.setup.params)
