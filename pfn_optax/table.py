@@ -111,7 +111,7 @@ def _lines_of(run: list[tuple[str, list[CutRow]]]) -> Iterator[Line]:
     others = [row for row in rows if not row.in_cut]
     if len(run) > 1:
         every = [row for _, rows in run for row in rows]
-        yield _folded_line(f"{first} ... {_without_shared(last, first)}, {len(run)} layers", every)
+        yield _folded_line(f"{first} ... {without_shared(last, first)}, {len(run)} layers", every)
     elif len(rows) == 1:
         yield line_of(rows[0])
     elif len(others) in (0, len(rows)):
@@ -121,7 +121,7 @@ def _lines_of(run: list[tuple[str, list[CutRow]]]) -> Iterator[Line]:
         yield _folded_line(f"{first}, the others", others)
 
 
-def _without_shared(name: str, other: str) -> str:
+def without_shared(name: str, other: str) -> str:
     """The name without the modules that it shares with another."""
     mine, theirs = name.split("/"), other.split("/")
     pairs = zip(mine[:-1], theirs[:-1], strict=False)

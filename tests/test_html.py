@@ -1,7 +1,6 @@
 import html
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -10,35 +9,10 @@ from pfn_optax import Edge, FlowGraph, cut_report
 from pfn_optax.drawing import flow_html
 from pfn_optax.drawing.picture import picture_of
 from pfn_optax.report import snapshot
+from tests.pages import Page
 from tests.states import matrix, residual, state_of
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = "</script><script>alert('&')</script>"
-
-
-class Page(HTMLParser):
-    """Checks that elements are closed in order, and collects texts and attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append((self.open[-1] if self.open else "", data))
-
-    def text_of(self, tag):
-        return [text for place, text in self.texts if place == tag]
 
 
 @pytest.fixture(scope="module")

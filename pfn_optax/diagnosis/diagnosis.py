@@ -1,6 +1,8 @@
 """The result of `diagnose`: findings, the layers they are about, and what was not looked at."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from pfn_optax.diagnosis.finding import Finding, Severity
 
@@ -63,6 +65,8 @@ class CheckRecord:
 class Diagnosis:
     """What `diagnose` returns; printing it shows it, in a notebook as a page.
 
+    `print(diagnosis)` gives plain text of 100 columns, `rich.print(diagnosis)` panels and colours.
+
     Attributes:
         findings: what is wrong, what to mend first first.
         layers: the layers in the order of execution, with what was measured of each.
@@ -89,3 +93,71 @@ class Diagnosis:
     def skipped(self) -> tuple[CheckRecord, ...]:
         """Checks that were not run, or not in full."""
         return tuple(check for check in self.checks if check.skipped)
+
+    def __str__(self) -> str:
+        """Formats findings, layers and what was skipped as text of at most 100 columns."""
+        from pfn_optax.diagnosis.show.text import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        """What the library `rich` prints."""
+        from pfn_optax.diagnosis.show.terminal import Report
+
+        return Report(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from pfn_optax.diagnosis.show.page import fragment
+
+        return fragment(self)
+
+    def html(self, path: str | Path | None = None) -> str:
+        """Returns a page with findings, plots over depth and the table of layers.
+
+        It needs nothing but a browser, and runs no script.
+
+        Args:
+            path: where to write it as well, if anywhere.
+
+        Example:
+            >>> from pfn_optax.diagnosis import Diagnosis
+            >>> Diagnosis(findings=(), layers=()).html().splitlines()[0]
+            '<!doctype html>'
+        """
+        from pfn_optax.diagnosis.show.page import page
+
+        text = page(self)
+        if path is not None:
+            Path(path).write_text(text, "utf-8")
+        return text
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Returns it as JSON, as `pfn_optax/diagnosis/schema.json` describes it.
+
+        A number that is not finite becomes the string "NaN", "Infinity" or "-Infinity"; null is
+        what was not measured.
+
+        Args:
+            indent: of nested lines; None for one line.
+
+        Example:
+            >>> from pfn_optax.diagnosis import Diagnosis, LayerProfile
+            >>> diagnosis = Diagnosis(findings=(), layers=(LayerProfile("layers/0", 12),))
+            >>> Diagnosis.from_json(diagnosis.to_json()) == diagnosis
+            True
+        """
+        from pfn_optax.diagnosis.serial import to_json
+
+        return to_json(self, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Diagnosis":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: if it is no diagnosis, or one of another version; names the place.
+        """
+        from pfn_optax.diagnosis.serial import from_json
+
+        return from_json(text)
