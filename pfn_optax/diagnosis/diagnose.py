@@ -1,6 +1,5 @@
 """`diagnose`: measures once, asks every check, and puts root causes before their symptoms."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from pfn_optax.diagnosis.checks import CHECKS, Check
 from pfn_optax.diagnosis.diagnosis import CheckRecord, Diagnosis
 from pfn_optax.diagnosis.finding import Finding, ranked
 from pfn_optax.diagnosis.profile import layer_profiles
+from pfn_optax.diagnosis.progress import progress_of
 from pfn_optax.diagnosis.setup import TrainingSetup
 from pfn_optax.diagnosis.thresholds import Thresholds
 from pfn_optax.paths import named_leaves
@@ -55,7 +55,7 @@ def diagnose(
         max_bytes: of memory that one program may take; by default half of the machine's, or what is
             free of the accelerator's.
         key: for what is drawn at random, `jax.random.key(0)` by default.
-        progress: whether to tell on stderr what is being looked at.
+        progress: whether to tell on stderr what is being looked at, by a bar if `tqdm` is there.
 
     Returns:
         The `Diagnosis`: findings with what to mend first first, and the layers with what was
@@ -91,10 +91,10 @@ def diagnose(
     )
     findings: list[Finding] = []
     records = []
-    for name, check in CHECKS.items():
-        if progress:
-            print(f"{budget.elapsed:6.1f} s  {name}", file=sys.stderr, flush=True)
-        records.append(_run(name, check, case, findings))
+    with progress_of(len(CHECKS), is_shown=progress) as steps:
+        for name, check in CHECKS.items():
+            steps.begin(name)
+            records.append(_run(name, check, case, findings))
     return Diagnosis(
         findings=ranked(explained(findings)),
         layers=layer_profiles(case),
