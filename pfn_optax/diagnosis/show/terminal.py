@@ -85,16 +85,13 @@ def _panel(index: int, finding: Finding, findings: Sequence[Finding]) -> Panel:
 
 def _evidence(evidence: Sequence[Evidence], style: str) -> Table:
     table = Table.grid(padding=(0, 2))
-    for _ in range(4):
+    for _ in range(3):
         table.add_column(overflow="fold")
     for one in evidence:
-        limit = "" if one.limit is None else f"limit {number(one.limit, one.unit)}"
-        table.add_row(
-            Text(printable(one.name)),
-            Text(number(one.value, one.unit), f"bold {style}", justify="right"),
-            Text(limit),
-            Text(beyond(one)),
-        )
+        unit = f"{printable(one.unit)}  " if one.unit else ""
+        limit = "" if one.limit is None else f"limit {number(one.limit)}  {beyond(one)}"
+        value = Text(number(one.value), f"bold {style}", justify="right")
+        table.add_row(Text(printable(one.name)), value, Text(unit + limit))
     return table
 
 
@@ -112,7 +109,6 @@ def _with_code(remedy: str) -> Text:
 def _table(diagnosis: Diagnosis, room: int) -> Table:
     rows = rows_of(diagnosis)
     columns = fitting(diagnosis, rows, room - _BAR - 4)
-    has_bars = any(column.field == "gradient_norm" for column in columns)
     table = Table(title="Layers, from the data to the loss", title_justify="left", box=None)
     table.add_column("layer", no_wrap=True)
     for column in columns:
@@ -129,7 +125,7 @@ def _table(diagnosis: Diagnosis, room: int) -> Table:
         cells = [Text(shortened(row.name, max(12, room // 3)), style)]
         for column in columns:
             cells.append(Text(row.cell(column), style))
-            if column.field == "gradient_norm" and has_bars:
+            if column.field == "gradient_norm":
                 cells.append(bar)
         table.add_row(*cells, Text(", ".join(map(str, row.findings)), style))
     if any(len(row.layers) > 1 for row in rows):

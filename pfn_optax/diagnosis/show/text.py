@@ -68,13 +68,13 @@ def _finding(index: int, finding: Finding, findings: Sequence[Finding]) -> Itera
 def _evidence(evidence: Sequence[Evidence]) -> Iterator[str]:
     """The numbers below each other, unless a name is too long for that."""
     names = [printable(one.name) for one in evidence]
-    values = [number(one.value, one.unit) for one in evidence]
-    limits = ["" if one.limit is None else number(one.limit, one.unit) for one in evidence]
+    values = [number(one.value) for one in evidence]
     room = min(60, max(map(width, names), default=0))
     tail = max(map(width, values), default=0)
-    for name, value, limit in zip(names, values, limits, strict=True):
+    for one, name, value in zip(evidence, names, values, strict=True):
         text = f"{justified(name, room, is_left=True)}  {justified(value, tail, is_left=False)}"
-        yield f"{text}  limit {limit}" if limit else text
+        unit = f" {printable(one.unit)}" if one.unit else ""
+        yield text + unit + ("" if one.limit is None else f"  limit {number(one.limit)}")
 
 
 def _labelled(label: str, text: str, indent: str = _INDENT) -> Iterator[str]:
