@@ -73,7 +73,9 @@ def test_importing_the_package_needs_its_core_dependencies_alone():
     import subprocess
     import sys
 
-    heavy = "flax matplotlib tensorboardX tensorflow_datasets sklearn scipy.sparse tqdm orbax"
+    heavy = (
+        "flax matplotlib tensorboardX tensorflow_datasets sklearn scipy.sparse tqdm orbax rich tyro"
+    )
     code = f"import sys, pfn_optax; print([m for m in {heavy.split()!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -8,7 +8,8 @@ from string import Template
 from pfn_optax.diagnosis.diagnosis import CheckRecord, Diagnosis
 from pfn_optax.diagnosis.finding import Evidence, Finding
 from pfn_optax.diagnosis.show.layers import Row, measured, rows_of
-from pfn_optax.diagnosis.show.plots import figures, gauge, severity_icon
+from pfn_optax.diagnosis.show.plots import figures
+from pfn_optax.diagnosis.show.signs import gauge, severity_icon
 from pfn_optax.diagnosis.show.words import (
     LONGEST,
     beyond,
@@ -30,13 +31,13 @@ _MOST_LINES = 1000  # of the full table; more make a browser slow
 def page(diagnosis: Diagnosis) -> str:
     """Returns the whole page."""
     return Template(_file("page.html")).substitute(
-        title=_text(verdict(diagnosis)), style=_file("page.css"), body=_body(diagnosis)
+        title=_text(verdict(diagnosis)), style=_file("page.css"), body=_body(diagnosis, "main")
     )
 
 
 def fragment(diagnosis: Diagnosis) -> str:
     """Returns what can stand within a page, a notebook's: its style reaches nothing else."""
-    return f"<style>{_file('page.css')}</style>{_body(diagnosis)}"
+    return f"<style>{_file('page.css')}</style>{_body(diagnosis, 'div')}"
 
 
 def _file(name: str) -> str:
@@ -55,10 +56,10 @@ def _name(name: str) -> str:
     return f"<span{whole}>{html.escape(short)}</span>"
 
 
-def _body(diagnosis: Diagnosis) -> str:
+def _body(diagnosis: Diagnosis, tag: str) -> str:
     parts = [_head(diagnosis), _findings(diagnosis.findings), _plots(diagnosis)]
     parts += [_layers(diagnosis), _measures(diagnosis.measures), _checks(diagnosis.checks)]
-    return f'<main class="pfn-diagnosis">{"".join(parts)}</main>'
+    return f'<{tag} class="pfn-diagnosis">{"".join(parts)}</{tag}>'
 
 
 def _section(heading: str, content: str) -> str:

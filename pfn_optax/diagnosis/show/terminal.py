@@ -115,7 +115,8 @@ def _table(diagnosis: Diagnosis, room: int) -> Table:
         table.add_column(column.head, justify="right", no_wrap=True)
         if column.field == "gradient_norm":
             table.add_column("", no_wrap=True, min_width=_BAR)
-    table.add_column("finding", justify="right", no_wrap=True)
+    if diagnosis.findings:
+        table.add_column("finding", justify="right", no_wrap=True)
     bars = iter(_bars(rows))
     for row in rows:
         style = ""
@@ -127,7 +128,9 @@ def _table(diagnosis: Diagnosis, room: int) -> Table:
             cells.append(Text(row.cell(column), style))
             if column.field == "gradient_norm":
                 cells.append(bar)
-        table.add_row(*cells, Text(", ".join(map(str, row.findings)), style))
+        if diagnosis.findings:
+            cells.append(Text(", ".join(map(str, row.findings)), style))
+        table.add_row(*cells)
     if any(len(row.layers) > 1 for row in rows):
         table.caption = "several layers in a line: their median, all their parameters"
     return table
