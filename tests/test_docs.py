@@ -11,10 +11,10 @@ import pytest
 
 import experiments
 import pfn_optax
+from tests.shown import BLOCK
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def modules():

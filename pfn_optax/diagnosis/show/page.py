@@ -216,8 +216,9 @@ def _checks(checks: Sequence[CheckRecord]) -> str:
 def _table(heads: Iterable[str], rows: Iterable[str], name: str) -> str:
     """A table that scrolls by itself where it is too wide, by keyboard too."""
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    # Small tables are no landmarks and no stops on the way through the page.
+    region = "" if name == "evidence" else f' tabindex="0" role="region" aria-label="{name}"'
     return (
-        f'<div class="scrolls" tabindex="0" role="region" aria-label="{name}">'
-        f'<table class="{name}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        "</table></div>"
+        f'<div class="scrolls"{region}><table class="{name}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
