@@ -170,3 +170,12 @@ def test_words_keep_to_their_width(text, columns):
 def test_wide_letters_count_twice():
     assert (width("é"), width("层"), width("e\u0301")) == (1, 2, 1)
     assert all(name == "" or printable(name) for name in HOSTILE)
+
+
+def test_names_of_measures_stay_with_their_numbers():
+    measures = {f"measure_of_some_{index}": index / 7 for index in range(12)}
+    lines = str(Diagnosis((), (), measures)).splitlines()[2:]
+    assert len(lines) > 2
+    pairs = " ".join(lines).removeprefix("whole").split()
+    assert pairs[::2] == list(measures)
+    assert all(float(line.split()[-1]) >= 0 for line in lines)

@@ -43,8 +43,11 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield from _layers(diagnosis)
     if diagnosis.measures:
         yield ""
-        measures = (f"{printable(k)} {number(v)}" for k, v in diagnosis.measures.items())
-        yield from _labelled("whole", "   ".join(measures), indent="")
+        # A name and its number stay in one line.
+        gap = "\N{NO-BREAK SPACE}"
+        measures = (f"{printable(k)}{gap}{number(v)}" for k, v in diagnosis.measures.items())
+        for line in _labelled("whole", "   ".join(measures), indent=""):
+            yield line.replace(gap, " ")
     if diagnosis.skipped:
         yield ""
         for check in diagnosis.skipped:
