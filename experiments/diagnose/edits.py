@@ -1,0 +1,49 @@
+"""Changes of the parameters that a network begins with."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from experiments.diagnose.recipe import Edit, Params
+
+
+def edited(path: str, change: Callable[[jax.Array], jax.Array]) -> Edit:
+    """An edit of the leaves whose path holds a name.
+
+    Args:
+        path: part of the path, such as `"Dense_2/kernel"`.
+        change: of each such leaf.
+
+    Returns:
+        The edit, which raises ValueError where there is no such leaf.
+    """
+
+    def edit(params: Params) -> Params:
+        is_found = False
+
+        def change_one(where: Any, leaf: jax.Array) -> jax.Array:
+            nonlocal is_found
+            name = "/" + jax.tree_util.keystr(where, simple=True, separator="/") + "/"
+            if f"/{path}/" not in name:
+                return leaf
+            is_found = True
+            return change(leaf).astype(leaf.dtype)
+
+        params = jax.tree_util.tree_map_with_path(change_one, params)
+        if not is_found:
+            raise ValueError(f"no parameter has {path} in its path")
+        return params
+
+    return edit
+
+
+def scaled(path: str, factor: float) -> Edit:
+    """An edit that multiplies leaves by a factor."""
+    return edited(path, lambda leaf: leaf * factor)
+
+
+def chained(*edits: Edit) -> Edit:
+    """One edit after another."""
+    return lambda params: functools.reduce(lambda now, edit: edit(now), edits, params)
