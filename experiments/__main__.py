@@ -11,6 +11,7 @@ from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
 from experiments.condensation import CondenseExperiment
+from experiments.diagnose import DiagnoseExperiment, TrainScenariosExperiment
 from experiments.dynamics import (
     ExponentMapExperiment,
     GradientHorizonExperiment,
@@ -75,6 +76,8 @@ Command = (
     | Annotated[LongMemoryExperiment, tyro.conf.subcommand("long-memory")]
     | Annotated[KernelDepthExperiment, tyro.conf.subcommand("kernel-depth")]
     | Annotated[PFNChaosExperiment, tyro.conf.subcommand("pfn-chaos")]
+    | Annotated[DiagnoseExperiment, tyro.conf.subcommand("diagnose")]
+    | Annotated[TrainScenariosExperiment, tyro.conf.subcommand("train-scenarios")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

@@ -1,10 +1,11 @@
-"""Changes of the parameters that a network begins with."""
+"""Changes of the parameters that a network begins with, and masks of them for optimizers."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.diagnose.recipe import Edit, Params
 
@@ -47,3 +48,28 @@ def scaled(path: str, factor: float) -> Edit:
 def chained(*edits: Edit) -> Edit:
     """One edit after another."""
     return lambda params: functools.reduce(lambda now, edit: edit(now), edits, params)
+
+
+def rank_limited(rank: int) -> Callable[[jax.Array], jax.Array]:
+    """Of a matrix, its nearest one of that rank, at the same norm."""
+
+    def change(kernel: jax.Array) -> jax.Array:
+        left, values, right = jnp.linalg.svd(kernel, full_matrices=False)
+        near = (left[:, :rank] * values[:rank]) @ right[:rank]
+        return near * (jnp.linalg.norm(values) / jnp.linalg.norm(values[:rank]))
+
+    return change
+
+
+def mask_only(name: str) -> Callable[[Params], Any]:
+    """Of parameters, True where the path holds a name."""
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: name in jax.tree_util.keystr(path), params
+    )
+
+
+def labels_but(name: str) -> Callable[[Params], Any]:
+    """Of parameters, `"freeze"` where the path holds a name, else `"train"`."""
+    return lambda params: jax.tree.map(
+        lambda is_named: "freeze" if is_named else "train", mask_only(name)(params)
+    )

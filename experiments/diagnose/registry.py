@@ -1,6 +1,6 @@
 """All scenarios by name: those that thresholds were chosen by, and those held out."""
 
-from experiments.diagnose import tuning, tuning_healthy
+from experiments.diagnose import held_out, held_out_healthy, tuning, tuning_healthy
 from experiments.diagnose.scenario import Scenario
 
 
@@ -11,3 +11,4 @@ def _by_name(scenarios: tuple[Scenario, ...]) -> dict[str, Scenario]:
 
 
 TUNING = _by_name(tuning.SCENARIOS + tuning_healthy.SCENARIOS)
+HELD_OUT = _by_name(held_out.SCENARIOS + held_out_healthy.SCENARIOS)

@@ -1,7 +1,7 @@
 """A scenario: a recipe, and what a diagnosis of it should say."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from experiments.diagnose.recipe import Recipe
 from experiments.diagnose.training import trained
@@ -41,3 +41,43 @@ class Scenario:
     def is_healthy(self) -> bool:
         """Whether there is nothing to be found."""
         return not self.causes
+
+
+def planted(
+    name: str,
+    family: Family,
+    causes: Cause | tuple[Cause, ...],
+    base: Recipe,
+    *,
+    why: str,
+    layers: tuple[str, ...] = (),
+    **changes: Any,
+) -> Scenario:
+    """A scenario that is a healthy recipe with changes.
+
+    Args:
+        name: of the scenario.
+        family: what kind of network it is.
+        causes: the planted one, or several that are equally right.
+        base: the healthy recipe.
+        why: what makes it pathological.
+        layers: paths where it is planted.
+        changes: fields of the recipe.
+
+    Returns:
+        The scenario.
+    """
+    return Scenario(
+        name=name,
+        family=family,
+        recipe=replace(base, **changes),
+        causes=causes if isinstance(causes, tuple) else (causes,),
+        layers=layers,
+        why=why,
+        base=base,
+    )
+
+
+def after_training(recipe: Recipe, steps: int = 200) -> Recipe:
+    """The same recipe, diagnosed when it has learnt for a while."""
+    return replace(recipe, trained=steps)

@@ -1,52 +1,24 @@
 """Planted pathologies to choose thresholds by. Their counterparts are in `tuning_healthy`."""
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
 from experiments.diagnose import tuning_healthy as healthy
 from experiments.diagnose.data import changed, images, num_characters
-from experiments.diagnose.edits import edited, scaled
+from experiments.diagnose.edits import edited, labels_but, mask_only, rank_limited, scaled
 from experiments.diagnose.networks import CNN, MLP, Recurrent, ResNet, Transformer, TwoBranches
-from experiments.diagnose.recipe import Recipe, cross_entropy, linen, nnx_split
-from experiments.diagnose.scenario import Family, Scenario
+from experiments.diagnose.recipe import cross_entropy, linen, nnx_split
+from experiments.diagnose.scenario import planted
 from experiments.models import build
 from pfn_optax.diagnosis import Cause
 
 init = nn.initializers
 digits = images("digits", form="flat")
-
-
-def planted(
-    name: str,
-    family: Family,
-    causes: Cause | tuple[Cause, ...],
-    base: Recipe,
-    *,
-    why: str,
-    layers: tuple[str, ...] = (),
-    **changes: Any,
-) -> Scenario:
-    """A healthy recipe with changes."""
-    return Scenario(
-        name=name,
-        family=family,
-        recipe=replace(base, **changes),
-        causes=causes if isinstance(causes, tuple) else (causes,),
-        layers=layers,
-        why=why,
-        base=base,
-    )
-
-
-def _rank_one(kernel: jax.Array) -> jax.Array:
-    """The nearest matrix of rank 1, at the same norm."""
-    left, values, right = jnp.linalg.svd(kernel)
-    return jnp.linalg.norm(values) * jnp.outer(left[:, 0], right[0])
 
 
 def _poisson(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -56,30 +28,15 @@ def _poisson(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (rates - counts * jnp.log(rates)).mean()
 
 
+def _with_nan(inputs: np.ndarray) -> np.ndarray:
+    inputs = inputs.copy()
+    inputs[3, 14, 14, 0] = np.nan
+    return inputs
+
+
 def _with_norm_penalty(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy, and a little of the logits' L2 norm."""
     return cross_entropy(logits, labels) + 1e-3 * jnp.sqrt((logits**2).sum(axis=-1)).mean()
-
-
-def _all_but(name: str) -> Any:
-    """Of parameters, which are not under a name."""
-
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: name not in jax.tree_util.keystr(path), params
-        )
-
-    return mask
-
-
-def _only(name: str) -> Any:
-    return lambda params: jax.tree.map(lambda kept: not kept, _all_but(name)(params))
-
-
-def _label(name: str) -> Any:
-    return lambda params: jax.tree.map(
-        lambda kept: "train" if kept else "freeze", _all_but(name)(params)
-    )
 
 
 MLP_DEEP_PLAIN = MLP((64,) * 30, kernel_init=init.lecun_normal())
@@ -249,7 +206,7 @@ SCENARIOS = (
         why="The optimizer's labels leave the first convolution out.",
         optimizer=optax.multi_transform(
             {"train": optax.sgd(0.05, momentum=0.9), "freeze": optax.set_to_zero()},
-            _label("'layers'][0]"),
+            labels_but("'layers'][0]"),
         ),
     ),
     planted(
@@ -259,7 +216,9 @@ SCENARIOS = (
         healthy.TRANSFORMER_TEXT,
         layers=("block0", "block1"),
         why="A mask that sets to zero the updates of all blocks, left from fine-tuning.",
-        optimizer=optax.chain(optax.adam(2e-3), optax.masked(optax.set_to_zero(), _only("block"))),
+        optimizer=optax.chain(
+            optax.adam(2e-3), optax.masked(optax.set_to_zero(), mask_only("block"))
+        ),
     ),
     # How large the steps are.
     planted(
@@ -317,10 +276,7 @@ SCENARIOS = (
         Cause.NONFINITE,
         healthy.CNN_RELU,
         why="One pixel of one image is NaN.",
-        data=changed(
-            images("mnist", size=32),
-            lambda inputs: _with_nan(inputs, (3, 14, 14, 0)),
-        ),
+        data=changed(images("mnist", size=32), _with_nan),
     ),
     planted(
         "lstm-bad-parameter",
@@ -379,7 +335,7 @@ SCENARIOS = (
         layers=("Dense_1",),
         why="A kernel of rank 1 at the usual norm: what comes after has one direction, which is a "
         "collapse of rank and a bottleneck.",
-        edit=edited("Dense_1/kernel", _rank_one),
+        edit=edited("Dense_1/kernel", rank_limited(1)),
     ),
     planted(
         "mlp-deep-he",
@@ -475,9 +431,3 @@ SCENARIOS = (
         loss=lambda logits, labels: 1e-4 * cross_entropy(logits, labels).astype(jnp.float32),
     ),
 )
-
-
-def _with_nan(inputs: Any, place: tuple[int, ...]) -> Any:
-    inputs = inputs.copy()
-    inputs[place] = jnp.nan
-    return inputs

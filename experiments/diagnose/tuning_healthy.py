@@ -1,8 +1,5 @@
 """Healthy networks to choose thresholds by: they train, and there is nothing to be found."""
 
-import dataclasses
-import functools
-
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
@@ -11,7 +8,7 @@ from flax import nnx
 from experiments.diagnose.data import images, num_characters, text
 from experiments.diagnose.networks import CNN, MLP, Recurrent, ResNet, Transformer, TwoBranches
 from experiments.diagnose.recipe import Recipe, linen, nnx_module, nnx_split
-from experiments.diagnose.scenario import Scenario
+from experiments.diagnose.scenario import Scenario, after_training
 from experiments.models import build
 
 lecun = nn.initializers.lecun_normal()
@@ -124,70 +121,62 @@ MLP_BFLOAT16 = Recipe(
     optimizer=optax.adam(1e-3),
 )
 
-healthy = functools.partial(Scenario, causes=())
-
-
-def after_training(recipe: Recipe, steps: int = 200) -> Recipe:
-    """The same, diagnosed when it has learnt for a while."""
-    return dataclasses.replace(recipe, trained=steps)
-
-
 SCENARIOS = (
-    healthy(name="mlp-relu", family="mlp", recipe=MLP_RELU),
-    healthy(name="mlp-tanh", family="mlp", recipe=MLP_TANH),
-    healthy(
+    Scenario(name="mlp-relu", family="mlp", recipe=MLP_RELU),
+    Scenario(name="mlp-tanh", family="mlp", recipe=MLP_TANH),
+    Scenario(
         name="mlp-deep-norm",
         family="mlp",
         recipe=MLP_DEEP_NORM,
         why="Twelve layers: depth alone is no illness where there is a norm.",
     ),
-    healthy(
+    Scenario(
         name="mlp-nnx",
         family="mlp",
         recipe=MLP_NNX,
         why="An `nnx.Module` as it is.",
     ),
-    healthy(
+    Scenario(
         name="mlp-bfloat16",
         family="mlp",
         recipe=MLP_BFLOAT16,
         why="Computes in bfloat16 and keeps its parameters in float32: usual, and harmless.",
     ),
-    healthy(name="cnn-relu", family="cnn", recipe=CNN_RELU),
-    healthy(name="cnn-batch-norm", family="cnn", recipe=CNN_BATCH_NORM),
-    healthy(name="cnn-branches", family="cnn", recipe=BRANCHES, why="A graph that is no chain."),
-    healthy(name="resnet-small", family="resnet", recipe=RESNET_SMALL),
-    healthy(name="resnet-20", family="resnet", recipe=RESNET_20),
-    healthy(
+    Scenario(name="cnn-relu", family="cnn", recipe=CNN_RELU),
+    Scenario(name="cnn-batch-norm", family="cnn", recipe=CNN_BATCH_NORM),
+    Scenario(name="cnn-branches", family="cnn", recipe=BRANCHES, why="A graph that is no chain."),
+    Scenario(name="resnet-small", family="resnet", recipe=RESNET_SMALL),
+    Scenario(name="resnet-20", family="resnet", recipe=RESNET_20),
+    Scenario(
         name="resnet-zero-scale",
         family="resnet",
         recipe=RESNET_ZERO_SCALE,
         why="The last scale of each block begins at 0 (Goyal et al. 2017), so the convolutions "
         "before it have no gradient at the first step, and the warm-up's first rate is 0.",
     ),
-    healthy(
+    Scenario(
         name="transformer-rows",
         family="transformer",
         recipe=TRANSFORMER_ROWS,
         why="The head begins at 0, as in vision transformers, so only it has a gradient at the "
         "first step; the warm-up's first rate is 0.",
     ),
-    healthy(
+    Scenario(
         name="transformer-text",
         family="transformer",
         recipe=TRANSFORMER_TEXT,
         why="Integer inputs, and rows of the embedding that the batch has no use for.",
     ),
-    healthy(name="lstm-rows", family="rnn", recipe=LSTM_ROWS),
-    healthy(name="gru-text", family="rnn", recipe=GRU_TEXT),
-    healthy(name="rnn-rows", family="rnn", recipe=RNN_ROWS),
-    healthy(name="mlp-relu-trained", family="mlp", recipe=after_training(MLP_RELU)),
-    healthy(name="cnn-batch-norm-trained", family="cnn", recipe=after_training(CNN_BATCH_NORM)),
-    healthy(name="resnet-small-trained", family="resnet", recipe=after_training(RESNET_SMALL)),
-    healthy(
+    Scenario(name="lstm-rows", family="rnn", recipe=LSTM_ROWS),
+    Scenario(name="gru-text", family="rnn", recipe=GRU_TEXT),
+    Scenario(name="rnn-rows", family="rnn", recipe=RNN_ROWS),
+    Scenario(name="mlp-relu-trained", family="mlp", recipe=after_training(MLP_RELU)),
+    Scenario(name="cnn-batch-norm-trained", family="cnn", recipe=after_training(CNN_BATCH_NORM)),
+    Scenario(name="resnet-small-trained", family="resnet", recipe=after_training(RESNET_SMALL)),
+    Scenario(
         name="transformer-rows-trained",
         family="transformer",
         recipe=after_training(TRANSFORMER_ROWS),
     ),
-    healthy(name="lstm-rows-trained", family="rnn", recipe=after_training(LSTM_ROWS)),
+    Scenario(name="lstm-rows-trained", family="rnn", recipe=after_training(LSTM_ROWS)),
 )
