@@ -51,7 +51,8 @@ def nnx_split(build: Callable[[nnx.Rngs], Callable]) -> Network:
         graph, params, others = nnx.split(build(nnx.Rngs(seed)), nnx.Param, ...)
 
         def apply(params: Params, inputs: jax.Array) -> jax.Array:
-            return nnx.merge(graph, params, others)(inputs)
+            # A copy: batch norm writes its running moments, which nobody reads here.
+            return nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, others))(inputs)
 
         return params, apply
 

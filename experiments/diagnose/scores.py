@@ -132,15 +132,12 @@ def confusion(
     for name, scenario in scenarios.items():
         for own in found[name]:
             told.setdefault(label(scenario), []).append(set(_told(own)[:2]) or {NOTHING})
-    order = [cause.value for cause in Cause]
-    rows = sorted(
-        told,
-        key=lambda row: [order.index(one) for one in row.split(" or ") if one in order] or [99],
-    )
+    order = [*(cause.value for cause in Cause), HEALTHY]
+    rows = sorted(told, key=lambda row: [order.index(one) for one in row.split(" or ")])
     return {
         row: {
             column: float(np.mean([column in one for one in told[row]]))
-            for column in [*order, NOTHING]
+            for column in [*order[:-1], NOTHING]
             if any(column in one for one in told[row])
         }
         for row in rows
