@@ -21,6 +21,11 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """Of logits and labels."""
 Edit = Callable[[Params], Params]
 
+_UNOPTIMISED: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean over the examples, nats."""
@@ -31,7 +36,10 @@ def linen(module: nn.Module) -> Network:
     """A Linen module; batch norm goes by the batch's own moments, as in training."""
 
     def build(seed: int, inputs: jax.Array) -> tuple[Params, Apply]:
-        variables = jax.jit(module.init)(jax.random.key(seed), inputs)
+        key = jax.random.key(seed)
+        # Run once: what optimising the program takes is more than it saves.
+        compiled = jax.jit(module.init).lower(key, inputs).compile(_UNOPTIMISED)
+        variables = compiled(key, inputs)
         others = {name: value for name, value in variables.items() if name != "params"}
 
         def apply(params: Params, inputs: jax.Array) -> jax.Array:
