@@ -7,7 +7,12 @@ from pfn_optax.diagnosis.finding import Cause, Finding, Severity
 
 # Of each cause, what may be behind it, the likeliest first.
 EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
-    Cause.NO_GRADIENT: (Cause.DEAD_UNITS, Cause.SATURATION, Cause.SYMMETRIC_UNITS),
+    Cause.NO_GRADIENT: (
+        Cause.DEAD_UNITS,
+        Cause.SATURATION,
+        Cause.SYMMETRIC_UNITS,
+        Cause.LOW_PRECISION,
+    ),
     Cause.DEAD_UNITS: (Cause.SYMMETRIC_UNITS, Cause.INPUT_SCALE),
     Cause.SATURATION: (Cause.INPUT_SCALE,),
     Cause.INIT_TOO_SMALL: (Cause.SYMMETRIC_UNITS, Cause.DEAD_UNITS),
@@ -17,13 +22,41 @@ EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
         Cause.DEAD_UNITS,
         Cause.INPUT_SCALE,
         Cause.INIT_TOO_SMALL,
+        Cause.BOTTLENECK,
     ),
     Cause.VANISHING_GRADIENT: (
         Cause.DEAD_UNITS,
         Cause.SATURATION,
         Cause.INIT_TOO_SMALL,
+        Cause.LOW_PRECISION,
     ),
     Cause.EXPLODING_GRADIENT: (Cause.INIT_TOO_LARGE,),
+    Cause.BOTTLENECK: (Cause.SYMMETRIC_UNITS,),
+    Cause.LEARNING_RATE_TOO_LARGE: (
+        Cause.INPUT_SCALE,
+        Cause.INIT_TOO_LARGE,
+        Cause.EXPLODING_GRADIENT,
+        Cause.LOSS_SCALE,
+    ),
+    Cause.LEARNING_RATE_TOO_SMALL: (
+        Cause.FROZEN,
+        Cause.NO_GRADIENT,
+        Cause.DEAD_UNITS,
+        Cause.SATURATION,
+        Cause.SYMMETRIC_UNITS,
+        Cause.INIT_TOO_SMALL,
+        Cause.VANISHING_GRADIENT,
+        Cause.LOSS_SCALE,
+        Cause.LOW_PRECISION,
+    ),
+    Cause.LOSS_SCALE: (
+        Cause.INPUT_SCALE,
+        Cause.INIT_TOO_LARGE,
+        Cause.EXPLODING_GRADIENT,
+        Cause.INIT_TOO_SMALL,
+        Cause.VANISHING_GRADIENT,
+    ),
+    Cause.LOW_PRECISION: (Cause.LOSS_SCALE,),
 }
 
 

@@ -57,6 +57,34 @@ class Thresholds:
         twin_units: share of units with the same weights and the same gradient as another. Random
             initialisation makes none.
         critical: factor beyond a limit from which a warning is critical.
+        loss_rise: relative rise of the loss in one step on its own batch from which smaller steps
+            are tried. At the edge of stability losses zigzag by some percent.
+        small_gain: the steps are too large if they gain less than this share of what smaller ones
+            gain.
+        slow_progress: share of the loss that a step takes off, to first order, below which larger
+            steps are tried: a factor of e would take a hundred thousand steps. Networks with usual
+            learning rates have 1e-4 to 1e-1.
+        no_progress: the same, below which nothing is learnt: ten million steps.
+        larger_gain: share of the loss that a dozen larger steps must take off to say that they are
+            better.
+        edge_of_stability: largest eigenvalue of the Hessian, as the optimizer sees it, over what is
+            stable on a quadratic.
+        small_loss: loss below which its scale is looked at. At the start a mean of cross-entropies
+            or of squared errors is near 1.
+        large_loss: the same from above, over 1 + the mean square of what the last layer puts out,
+            which a squared error grows with.
+        scale_response: growth of the update where the gradient grows by 2^20 from which the scale
+            of the loss matters: 1 for Adam and its like, unless its epsilon does.
+        lost_updates: share of the update's energy that rounding takes away.
+        most_updates_lost: the same, from which nothing is learnt.
+        underflow: share of the gradient's entries that are 0 only for want of range.
+        most_underflow: the same, from which next to nothing is learnt.
+        cut_rank: directions through the minimum cut over those that the ends need.
+        severe_cut_rank: the same, below which nearly everything is lost.
+        needed_rank: directions beyond which no more are asked for: autoencoders and embeddings
+            have fewer than their ends on purpose.
+        lyapunov_exponent: growth of the distance between nearby inputs, in nats per layer. That of
+            healthy networks is below 0.1.
     """
 
     input_rms: float = 10.0
@@ -83,3 +111,20 @@ class Thresholds:
     kernel_rank: float = 1.5
     twin_units: float = 0.5
     critical: float = 30.0
+    loss_rise: float = 0.1
+    small_gain: float = 0.1
+    slow_progress: float = 1e-5
+    no_progress: float = 1e-7
+    larger_gain: float = 0.05
+    edge_of_stability: float = 1.0
+    small_loss: float = 1e-5
+    large_loss: float = 1e3
+    scale_response: float = 2.0
+    lost_updates: float = 0.5
+    most_updates_lost: float = 0.8
+    underflow: float = 0.2
+    most_underflow: float = 0.5
+    cut_rank: float = 0.5
+    severe_cut_rank: float = 0.25
+    needed_rank: int = 16
+    lyapunov_exponent: float = 0.2

@@ -6,9 +6,19 @@ A check that cannot be run, or not in full, raises `Skip` with the reason.
 from collections.abc import Callable, Iterable
 
 from pfn_optax.diagnosis.case import Case
+from pfn_optax.diagnosis.checks.bottleneck import check_bottleneck
+from pfn_optax.diagnosis.checks.chaos import check_chaos
 from pfn_optax.diagnosis.checks.dead_units import check_dead_units
+from pfn_optax.diagnosis.checks.frozen import check_frozen
 from pfn_optax.diagnosis.checks.gradients import check_gradients
 from pfn_optax.diagnosis.checks.input_scale import check_input_scale
+from pfn_optax.diagnosis.checks.learning_rate import (
+    check_edge_of_stability,
+    check_learning_rate_too_large,
+    check_learning_rate_too_small,
+)
+from pfn_optax.diagnosis.checks.loss_scale import check_loss_scale
+from pfn_optax.diagnosis.checks.low_precision import check_low_precision
 from pfn_optax.diagnosis.checks.no_gradient import check_no_gradient
 from pfn_optax.diagnosis.checks.nonfinite import check_nonfinite
 from pfn_optax.diagnosis.checks.rank_collapse import check_rank_collapse
@@ -30,4 +40,12 @@ CHECKS: dict[str, Check] = {
     "scale": check_scale,
     "rank_collapse": check_rank_collapse,
     "gradients": check_gradients,
+    "frozen": check_frozen,
+    "learning_rate_too_large": check_learning_rate_too_large,
+    "learning_rate_too_small": check_learning_rate_too_small,
+    "loss_scale": check_loss_scale,
+    "low_precision": check_low_precision,
+    "bottleneck": check_bottleneck,
+    "chaos": check_chaos,
+    "edge_of_stability": check_edge_of_stability,
 }

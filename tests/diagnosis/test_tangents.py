@@ -1,0 +1,48 @@
+"""Growth over depth, below and above the edge of chaos."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pfn_optax.diagnosis.case import Skip
+from pfn_optax.diagnosis.checks.chaos import check_chaos
+from pfn_optax.diagnosis.tangents import measure_tangents
+from pfn_optax.propagation import mean_field
+from tests.diagnosis.quadratics import case_of
+
+WIDTH, DEPTH = 128, 10
+KERNELS = jax.random.normal(jax.random.key(1), (DEPTH, WIDTH, WIDTH)) / WIDTH**0.5
+X = jax.random.normal(jax.random.key(2), (4, WIDTH))
+
+
+def loss(params, x):
+    for kernel in params.values():
+        x = jnp.tanh(x @ kernel)
+    return jnp.mean(x**2)
+
+
+def case_with(gain, depth=DEPTH, x=X):
+    params = {f"layer{i}": gain * kernel for i, kernel in enumerate(KERNELS[:depth])}
+    return case_of(loss, params, x)
+
+
+def test_beyond_the_edge_of_chaos_it_is_that_of_mean_field():
+    case = case_with(3.0)
+    expected = np.log(mean_field(jnp.tanh, 9.0, 0.0).chi_1) / 2
+    assert case.once(measure_tangents).exponent == pytest.approx(expected, rel=0.15)
+    [found] = check_chaos(case)
+    assert (found.severity.name, found.cause.value) == ("NOTE", "exploding_gradient")
+
+
+def test_before_it_neighbours_stay_together():
+    case = case_with(1.0)
+    assert not list(check_chaos(case))
+    assert abs(case.measures["lyapunov_exponent"]) < 0.2
+
+
+def test_what_cannot_be_measured_is_skipped():
+    with pytest.raises(Skip, match="fewer than 6"):
+        case_with(1.0, depth=3).once(measure_tangents)
+    with pytest.raises(Skip, match="integers"):
+        case_with(1.0, x=jnp.ones((4, WIDTH), jnp.int32)).once(measure_tangents)
