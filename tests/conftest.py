@@ -38,9 +38,12 @@ def forget_programs():
 @pytest.fixture(scope="module")
 def unoptimized():
     """Compiles without optimising: for modules of many small programs, each run a few times."""
+    from tests.compilation import short_code_everywhere
+
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with short_code_everywhere():
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
 
 

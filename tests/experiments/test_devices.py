@@ -18,16 +18,18 @@ from experiments.checkpoints import Checkpoints, Position
 from experiments.devices import Devices, connect
 from experiments.errors import UsageError
 from pfn_optax import with_pfn
+from tests.compilation import UNOPTIMIZED_PROCESS
 from tests.trees import dense
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--scenario", "hourglass", "--epochs", "2", "--seeds", "1", "--overhead-steps", "0"]
-OPTIONS += ["--arms", "with_pfn", "--every", "5", "--checkpoint-seconds", "0.1"]
+OPTIONS += ["--arms", "with_pfn", "--every", "5", "--checkpoint-seconds", "0.5"]
 
 
 def start(module: str, *arguments: object, cache: Path | None = None) -> subprocess.Popen:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     if cache is not None:
+        environment |= UNOPTIMIZED_PROCESS
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(

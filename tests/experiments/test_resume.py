@@ -10,18 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.compilation import UNOPTIMIZED_PROCESS
+
 ROOT = Path(__file__).parents[2]
-OPTIONS = ["--scenario", "hourglass", "--epochs", "6", "--seeds", "1", "--overhead-steps", "0"]
-OPTIONS += ["--arms", "plain", "with_pfn", "--every", "5", "--checkpoint-seconds", "0.1"]
+OPTIONS = ["--scenario", "hourglass", "--epochs", "4", "--seeds", "1", "--overhead-steps", "0"]
+OPTIONS += ["--arms", "plain", "with_pfn", "--every", "5", "--checkpoint-seconds", "0.5"]
 
 
 def start(folder: Path, cache: Path) -> subprocess.Popen:
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = (
+        os.environ
+        | UNOPTIMIZED_PROCESS
+        | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+        }
+    )
     command = [sys.executable, "-m", "experiments", "pfn", *OPTIONS, "--run-dir", str(folder)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
