@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from experiments import runs
 from experiments.align_training import figure, summary, training
 from experiments.data import load
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,31 +49,24 @@ class AlignTrainingExperiment:
             name: getattr(self, name) for name in ("dataset", "repeats", "others", "steps", "every")
         } | {"hidden": list(training.HIDDEN), "learning_rate": training.LEARNING_RATE}
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        records = self._records(self.run_dir / "repeats.jsonl")
+        data = load(self.dataset)
+        splits = training.splits(data)
+
+        def measure(number: int) -> dict[str, Any]:
+            return training.repeat(
+                splits,
+                number=number,
+                others=self.others,
+                num_classes=data.num_classes,
+                steps=self.steps,
+                every=self.every,
+            )
+
+        pieces = [(number,) for number in range(self.repeats)]
+        records = resumed(self.run_dir / "repeats.jsonl", pieces, measure, names=("repeat",))
         found = summary.compare(records)
         print(summary.text(found, records))
         if self.json:
             runs.write_json(self.json, {"config": config, "comparison": found, "repeats": records})
         if self.plot:
             figure.averages(found, records, self.plot)
-
-    def _records(self, file: Path) -> list[dict[str, Any]]:
-        """One record per repeat, from the file where it is there."""
-        records = {record["repeat"]: record for record in runs.read_lines(file)}
-        # A last line cut short by a crash was not read, and is cut off.
-        whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-        data = load(self.dataset)
-        splits = training.splits(data)
-        with runs.LineLog(file, keep_bytes=whole) as log:
-            for number in tqdm(range(self.repeats), desc="repeats", unit=" repeats"):
-                if number not in records:
-                    records[number] = training.repeat(
-                        splits,
-                        number=number,
-                        others=self.others,
-                        num_classes=data.num_classes,
-                        steps=self.steps,
-                        every=self.every,
-                    )
-                    log.write(records[number])
-        return [records[number] for number in range(self.repeats)]

@@ -152,7 +152,6 @@ def repeat(
         ],
     }
     return {
-        "repeat": number,
         "single": [float(accuracy(model, test)) for model in ways["raw"]],
         "largest change of a loss": float(np.max(np.abs(raw_losses - moved_losses))),
         "change of the last 50 losses": float(

@@ -6,20 +6,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.condensation import convolutions, figure
 from experiments.condensation.convolutions import Images
 from experiments.condensation.reduction import Method, Reduction
 from experiments.condensation.settings import Settings
+from experiments.pieces import resumed
 from experiments.statistics import paired_difference
 from pfn_optax.align.scales import balancing_scales
 from pfn_optax.paths import named_leaves
 from pfn_optax.units import unit_spec
 
 METHODS: tuple[Method, ...] = ("condense", "magnitude", "random")
-_Way = tuple[int, int, Method, bool]  # seed, size, method, whether refitted
 _REFIT_BATCHES, _REFIT_BATCH = 4, 500
 # What is left of a trained network is tuned more gently than one is trained from the start.
 _TUNING = 0.25
@@ -28,35 +27,29 @@ _TUNING = 0.25
 def run(options: Settings) -> None:
     """Trains, reduces and tunes what is left to do in the run folder; prints, writes, draws."""
     images = convolutions.images_of(options.dataset, options.images)
-    file = options.run_dir / "networks.jsonl"
-    records = {_key(one): one for one in runs.read_lines(file)}
-    whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-    wide, clusters = [], []
-    with runs.LineLog(file, keep_bytes=whole) as log:
-        for seed in range(options.seed, options.seed + options.starts):
-            study = _Study(options, images, seed)
-            wide.append({"seed": seed, "test_accuracy": study.accuracy(study.predicted)})
-            clusters.append(study.num_clusters)
-            ways: list[_Way] = [
-                (seed, size, method, is_refit)
-                for size in options.sizes
-                if study.reduction.fits(study.sizes(size))
-                for is_refit in (False, True)
-                for method in METHODS
-            ]
-            for way in tqdm(ways, desc=f"seed {seed}: smaller networks", unit=" networks"):
-                if way not in records:
-                    records[way] = study.record(*way)
-                    log.write(records[way])
-    rows = summarised(list(records.values()))
+    file, names = options.run_dir / "networks.jsonl", ("seed", "units", "method", "is_refit")
+    wide, clusters, records = [], [], []
+    for seed in range(options.seed, options.seed + options.starts):
+        study = _Study(options, images, seed)
+        wide.append({"seed": seed, "test_accuracy": study.accuracy(study.predicted)})
+        clusters.append(study.num_clusters)
+        ways = [
+            (seed, size, method, is_refit)
+            for size in options.sizes
+            if study.reduction.fits(study.sizes(size))
+            for is_refit in (False, True)
+            for method in METHODS
+        ]
+        records += resumed(file, ways, study.record, names=names)
+    rows = summarised(records)
     for row in rows:
         print("  " + _line(row))
     summary = {"config": options.config, "wide": wide, "clusters": clusters, "rows": rows}
     if options.json:
-        runs.write_json(options.json, summary | {"networks": list(records.values())})
+        runs.write_json(options.json, summary | {"networks": records})
     if options.plot:
         accuracy = float(np.mean([one["test_accuracy"] for one in wide]))
-        figure.channels(list(records.values()), accuracy, options.width, options.plot)
+        figure.channels(records, accuracy, options.width, options.plot)
 
 
 def summarised(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,14 +137,7 @@ class _Study:
             _TUNING * self.options.learning_rate,
             method,
         )
-        return {
-            "seed": seed,
-            "units": size,
-            "method": method,
-            "is_refit": is_refit,
-            "at_once": at_once,
-            "trained": self._measured(tuned),
-        }
+        return {"at_once": at_once, "trained": self._measured(tuned)}
 
     def accuracy(self, predicted: np.ndarray) -> float:
         """On the test images."""
@@ -185,10 +171,6 @@ def _kept(file: Path, like: Any, make: Callable[[], Any]) -> Any:
     with np.load(file) as arrays:
         leaves = [arrays["/".join(path)] for path, _ in named_leaves(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _key(record: dict[str, Any]) -> _Way:
-    return record["seed"], record["units"], record["method"], record["is_refit"]
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.condensation import figure
@@ -19,6 +18,7 @@ from experiments.condensation.networks import (
 )
 from experiments.condensation.reduction import Method, Reduction
 from experiments.condensation.settings import Settings
+from experiments.pieces import resumed
 from pfn_optax.align.scales import balancing_scales
 from pfn_optax.landscape.clusters import cosines, directions
 from pfn_optax.units import unit_spec
@@ -92,23 +92,15 @@ def _wide(options: Settings, images: Data) -> tuple[dict[str, Any], np.ndarray]:
 
 def _records(options: Settings, comparison: "_Comparison") -> list[dict[str, Any]]:
     """One record per smaller network, from the file where it is there."""
-    file = options.run_dir / "networks.jsonl"
     size = len(comparison.clusters.kept)
     most = options.width - len(comparison.clusters.removed)
     others = [other for other in options.sizes if other != size and other <= most]
-    keys: list[tuple[int, Method, int, bool]]
-    keys = [(units, *way) for units in (size, *others) for way in comparison.ways]
-    records = {
-        (one["units"], one["method"], one["draw"], one["is_refit"]): one
-        for one in runs.read_lines(file)
-    }
-    whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-    with runs.LineLog(file, keep_bytes=whole) as log:
-        for key in tqdm(keys, desc="smaller networks", unit=" networks"):
-            if key not in records:
-                records[key] = comparison.record(*key)
-                log.write(records[key])
-    return [records[key] for key in keys]
+    return resumed(
+        options.run_dir / "networks.jsonl",
+        [(units, *way) for units in (size, *others) for way in comparison.ways],
+        comparison.record,
+        names=("units", "method", "draw", "is_refit"),
+    )
 
 
 class _Comparison:
@@ -158,10 +150,6 @@ class _Comparison:
         )
         training = {"steps": len(losses) - 1, "is_reached": bool(losses[-1] <= goal)}
         return {
-            "units": size,
-            "method": method,
-            "draw": draw,
-            "is_refit": is_refit,
             "at_once": at_once,
             "trained": self.measured(small) | training,
             "losses": losses.tolist(),

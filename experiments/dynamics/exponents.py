@@ -14,8 +14,8 @@ from flax import linen as nn
 from experiments import runs
 from experiments.dynamics import figure
 from experiments.dynamics.mean_field import leading_exponents
-from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from experiments.statistics import estimate
 from pfn_optax.dynamics import (
     DynamicsStatus,

@@ -10,9 +10,9 @@ import numpy as np
 
 from experiments import runs
 from experiments.dynamics import figure
-from experiments.dynamics.pieces import Piece, resumed
 from experiments.dynamics.systems import SYSTEMS, System, SystemName, starts, true_derivative
 from experiments.errors import UsageError
+from experiments.pieces import Piece, resumed
 from pfn_optax.dynamics import GradientStatus, lyapunov_spectrum, value_and_grad_long
 from pfn_optax.precision import double_precision
 

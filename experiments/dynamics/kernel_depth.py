@@ -19,8 +19,8 @@ import optax
 
 from experiments import runs
 from experiments.dynamics import learning_figure
-from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from pfn_optax.dynamics import value_and_grad_long
 
 Params = dict[str, jax.Array]

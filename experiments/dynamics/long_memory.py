@@ -16,7 +16,6 @@ import optax
 
 from experiments import runs
 from experiments.dynamics import learning, learning_figure
-from experiments.dynamics.pieces import resumed
 from experiments.dynamics.recurrent import (
     Method,
     Params,
@@ -29,6 +28,7 @@ from experiments.dynamics.recurrent import (
     step,
 )
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from pfn_optax.dynamics import lyapunov_spectrum
 
 ARMS: dict[str, Method] = {

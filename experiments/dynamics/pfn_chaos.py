@@ -17,7 +17,6 @@ import optax
 
 from experiments import runs
 from experiments.dynamics import learning, learning_figure
-from experiments.dynamics.pieces import resumed
 from experiments.dynamics.recurrent import (
     METHODS,
     Method,
@@ -27,6 +26,7 @@ from experiments.dynamics.recurrent import (
     loss,
 )
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from pfn_optax import FlowGraph, graph_from_loss, pfn
 from pfn_optax.partition import Partition, partition, scale_blocks
 

@@ -1,18 +1,19 @@
 """Eigenvalues of the Hessian at critical points of width 2, and of the same embedded wider."""
 
 import dataclasses
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.embedding import figure
 from experiments.embedding.networks import DataName, data, squared_error, start, tanh_network
 from experiments.errors import ExperimentError, UsageError
+from experiments.pieces import resumed
 from pfn_optax.curvature import InertiaWarning, hessian_eigenvalues, inertia
 from pfn_optax.landscape import embed, find_critical_point
 from pfn_optax.units import UnitSpec, unit_spec
@@ -52,7 +53,13 @@ class EigenvaluesExperiment:
         """Find what is left to find in the run folder, then print, write and draw the counts."""
         config = {"starts": self.starts, "newton_steps": self.newton_steps}
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        records = self._records(self.run_dir / "points.jsonl")
+        pieces = [(name, seed) for name in _SEED for seed in range(self.starts)]
+        records = resumed(
+            self.run_dir / "points.jsonl",
+            pieces,
+            functools.partial(_record, newton_steps=self.newton_steps),
+            names=("data", "start"),
+        )
         shown = {}
         for name, expected in _SEED.items():
             own = [one for one in records if one["data"] == name]
@@ -82,23 +89,8 @@ class EigenvaluesExperiment:
             panels = {name: point["copies"] for name, point in shown.items()}
             figure.eigenvalues(panels, titles, self.plot)
 
-    def _records(self, file: Path) -> list[dict[str, Any]]:
-        """One record per data set and start, from the file where it is there."""
-        records = {(one["data"], one["start"]): one for one in runs.read_lines(file)}
-        # A last line cut short by a crash was not read, and is cut off.
-        whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-        keys: list[tuple[DataName, int]] = [
-            (name, seed) for name in _SEED for seed in range(self.starts)
-        ]
-        with runs.LineLog(file, keep_bytes=whole) as log:
-            for key in tqdm(keys, desc="critical points", unit=" starts"):
-                if key not in records:
-                    records[key] = _record(*key, self.newton_steps)
-                    log.write(records[key])
-        return [records[key] for key in keys]
 
-
-def _record(name: DataName, seed: int, newton_steps: int) -> dict[str, Any]:
+def _record(name: DataName, seed: int, *, newton_steps: int) -> dict[str, Any]:
     """Down to a minimum on the line; to the nearest critical point on the irises."""
     x, y = data(name)
     point = find_critical_point(
@@ -110,13 +102,7 @@ def _record(name: DataName, seed: int, newton_steps: int) -> dict[str, Any]:
         descent_steps=1000 if name == "line" else seed % 6,
         newton_steps=newton_steps,
     )
-    record = {
-        "data": name,
-        "start": seed,
-        "loss": point.loss,
-        "gradient_norm": point.gradient_norm,
-        "copies": [],
-    }
+    record = {"loss": point.loss, "gradient_norm": point.gradient_norm, "copies": []}
     if point.status == "converged":
         spec = unit_spec(tanh_network, point.params, x, check=False)
         record["copies"] = [_embedded(point.params, spec, x, y, copies) for copies in _COPIES]

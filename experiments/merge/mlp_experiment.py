@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.data import Dataset, load
@@ -18,6 +17,7 @@ from experiments.errors import DataUnavailableError, UsageError
 from experiments.merge import figure, mlp, summary
 from experiments.merge.paths import batches_of, to_json
 from experiments.mlp import init, logits
+from experiments.pieces import resumed
 from pfn_optax.align import align, loss_barrier, repair
 from pfn_optax.units import UnitSpec, unit_spec
 
@@ -75,7 +75,13 @@ class MergeMLPExperiment:
             "num_images": self.num_images,
         }
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        records = self._records(self.run_dir / "pairs.jsonl", dataset)
+        pieces = [(width, pair) for pair in range(self.pairs) for width in self.widths]
+        records = resumed(
+            self.run_dir / "pairs.jsonl",
+            pieces,
+            functools.partial(self._record, dataset=dataset),
+            names=("width", "pair"),
+        )
         rows = summary.by_width(records)
         print(summary.text(rows))
         if self.json:
@@ -95,20 +101,7 @@ class MergeMLPExperiment:
             print(f"{error}\nGoing on with the digits of scikit-learn instead.", file=sys.stderr)
             return load("digits")
 
-    def _records(self, file: Path, dataset: Dataset) -> list[summary.Record]:
-        """One record per width and pair, from the file where it is there."""
-        records = {(one["width"], one["pair"]): one for one in runs.read_lines(file)}
-        # A last line cut short by a crash was not read, and is cut off.
-        whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-        keys = [(width, pair) for pair in range(self.pairs) for width in self.widths]
-        with runs.LineLog(file, keep_bytes=whole) as log:
-            for width, pair in tqdm(keys, desc="pairs of MLPs", unit=" pairs"):
-                if (width, pair) not in records:
-                    records[width, pair] = self._record(width, pair, dataset)
-                    log.write(records[width, pair])
-        return [records[width, pair] for width in self.widths for pair in range(self.pairs)]
-
-    def _record(self, width: int, pair: int, dataset: Dataset) -> dict[str, Any]:
+    def _record(self, width: int, pair: int, *, dataset: Dataset) -> dict[str, Any]:
         started = time.perf_counter()
         images, labels = _training_arrays(dataset)
         a, b = (
@@ -142,8 +135,6 @@ class MergeMLPExperiment:
         )
         curves = {arm: measure(end, correction=change) for arm, (end, change) in arms.items()}
         return {
-            "width": width,
-            "pair": pair,
             "squared distance": {"before": matched.before, "after": matched.after},
             "seconds": {
                 "training": trained - started,

@@ -4,20 +4,29 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from experiments import runs
-from experiments.data import DatasetName, load
+from experiments.data import Dataset, DatasetName, load
 from experiments.errors import UsageError
 from experiments.merge import figure, summary
 from experiments.merge.paths import batches_of, to_json
 from experiments.merge.resnet import ResNet, train
+from experiments.pieces import resumed
 from pfn_optax.align import align, loss_barrier, reestimate_batch_stats
 from pfn_optax.paths import named_leaves
 from pfn_optax.units import UnitSpec, unit_spec
+
+
+class _Study(NamedTuple):
+    """What pairs are trained on and measured by."""
+
+    dataset: Dataset
+    network: ResNet
+    batches: dict[str, Any]
+    spec: UnitSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,9 @@ class MergeResNetExperiment:
             "num_images": self.num_images,
         }
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        records = self._records(self.run_dir / "pairs.jsonl")
+        pieces = [(self.width, pair) for pair in range(self.pairs)]
+        file, names = self.run_dir / "pairs.jsonl", ("width", "pair")
+        records = resumed(file, pieces, self._record, names=names)
         rows = summary.by_width(records)
         print(summary.text(rows))
         if self.json:
@@ -80,52 +91,39 @@ class MergeResNetExperiment:
             title = f"{self.dataset}, ResNet-8 of width {self.width}, {self.epochs} epochs"
             figure.line(records[0]["arms"], title, self.plot)
 
-    def _records(self, file: Path) -> list[summary.Record]:
-        """One record per pair, from the file where it is there."""
-        records = {one["pair"]: one for one in runs.read_lines(file)}
-        missing = [pair for pair in range(self.pairs) if pair not in records]
-        if missing:
-            dataset = load(self.dataset, self.data_dir)
-            network = ResNet(dataset, self.width)
-            batches = batches_of(dataset, self.num_images)
-            spec = unit_spec(network.logits, network.init(0), batches["test"][0][0][:2])
-            # A last line cut short by a crash was not read, and is cut off.
-            whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-            with runs.LineLog(file, keep_bytes=whole) as log:
-                for pair in tqdm(missing, desc="pairs of ResNets", unit=" pairs"):
-                    started = time.perf_counter()
-                    a, b = (
-                        train(
-                            network,
-                            dataset,
-                            seed=seed,
-                            epochs=self.epochs,
-                            num_images=self.num_train,
-                        )
-                        for seed in (2 * pair, 2 * pair + 1)
-                    )
-                    jax.block_until_ready((a, b))
-                    trained = time.perf_counter()
-                    found = self._curves(network, spec, a, b, batches)
-                    seconds = {
-                        "training": trained - started,
-                        "measuring": time.perf_counter() - trained,
-                    }
-                    records[pair] = {
-                        "width": self.width,
-                        "pair": pair,
-                        "seconds": seconds,
-                        **found,
-                    }
-                    log.write(records[pair])
-        return [records[pair] for pair in range(self.pairs)]
+    @functools.cached_property
+    def _study(self) -> _Study:
+        """Loaded only where there is a pair left to train."""
+        dataset = load(self.dataset, self.data_dir)
+        network = ResNet(dataset, self.width)
+        batches = batches_of(dataset, self.num_images)
+        spec = unit_spec(network.logits, network.init(0), batches["test"][0][0][:2])
+        return _Study(dataset, network, batches, spec)
 
-    def _curves(
-        self, network: ResNet, spec: UnitSpec, a: Any, b: Any, batches: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _record(self, width: int, pair: int) -> dict[str, Any]:
+        assert width == self.width
+        study, started = self._study, time.perf_counter()
+        a, b = (
+            train(
+                study.network,
+                study.dataset,
+                seed=seed,
+                epochs=self.epochs,
+                num_images=self.num_train,
+            )
+            for seed in (2 * pair, 2 * pair + 1)
+        )
+        jax.block_until_ready((a, b))
+        trained = time.perf_counter()
+        found = self._curves(study, a, b)
+        seconds = {"training": trained - started, "measuring": time.perf_counter() - trained}
+        return {"seconds": seconds, **found}
+
+    def _curves(self, study: _Study, a: Any, b: Any) -> dict[str, Any]:
+        network, batches = study.network, study.batches
         # Weights alone are matched; running variances are large numbers that would outvote them.
         statistics = {path: 0.0 for path, _ in named_leaves(a) if path[-1] in ("mean", "var")}
-        matched = align(a, b, spec, objective=statistics)
+        matched = align(a, b, study.spec, objective=statistics)
         images = [(x,) for x, _ in batches["train"]]
 
         def measured(state: Any, t: float) -> Any:

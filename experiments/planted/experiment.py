@@ -1,14 +1,14 @@
 """The command: plant, train, ask, score; one line on disk for each network and phase."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from experiments import runs
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from experiments.planted import figure, tables
 from experiments.planted.bottlenecks import KINDS, Case, healed, kinds_of, plant
 from experiments.planted.methods import GRAPHS, answers, layout_of
@@ -56,27 +56,19 @@ class PlantedExperiment:
             "batch_size": BATCH_SIZE,
         }
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        found = tables.summary(self._records(self.run_dir / "networks.jsonl"))
+        cases = {(_name(case), case.kind, seed): case for case, seed in self._cases()}
+        records = resumed(
+            self.run_dir / "networks.jsonl",
+            [(*key, phase) for key in cases for phase in PHASES],
+            functools.partial(self._record, cases),
+            names=("architecture", "kind", "seed", "phase"),
+        )
+        found = tables.summary(records)
         print(tables.text(found))
         if self.json:
             self.json.write_text(tables.as_json({"config": config} | found))
         if self.plot:
             figure.heat_map(found, self.plot)
-
-    def _records(self, file: Path) -> list[tables.Record]:
-        """One record per network and phase, from the file where it is there."""
-        records = {_key(record): record for record in runs.read_lines(file)}
-        cases = list(self._cases())
-        # A last line cut short by a crash was not read, and is cut off.
-        whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-        with runs.LineLog(file, keep_bytes=whole) as log:
-            for case, seed in tqdm(cases, desc="planted bottlenecks", unit=" networks"):
-                for phase in PHASES:
-                    key = _name(case), case.kind, seed, phase
-                    if key not in records:
-                        records[key] = self._record(case, seed, phase)
-                        log.write(records[key])
-        return list(records.values())
 
     def _cases(self) -> Iterator[tuple[Case, int]]:
         for family in self.families:
@@ -85,7 +77,15 @@ class PlantedExperiment:
                     for seed in range(self.seeds):
                         yield plant(architecture, kind, seed), seed
 
-    def _record(self, case: Case, seed: int, phase: Phase) -> dict[str, Any]:
+    def _record(
+        self,
+        cases: Mapping[tuple[str, str, int], Case],
+        architecture: str,
+        kind: str,
+        seed: int,
+        phase: Phase,
+    ) -> dict[str, Any]:
+        case = cases[architecture, kind, seed]
         params: Params = case.params
         if phase != "initial":
             batches = digit_batches(self.steps, BATCH_SIZE, seed=seed)
@@ -99,10 +99,6 @@ class PlantedExperiment:
             graph: planted_blocks(layout_of(graph, case.architecture), case) for graph in GRAPHS
         }
         return {
-            "architecture": _name(case),
-            "kind": case.kind,
-            "seed": seed,
-            "phase": phase,
             "place": case.name,
             "loss": loss,
             "healed": healed(case, params),
@@ -115,7 +111,3 @@ class PlantedExperiment:
 
 def _name(case: Case) -> str:
     return f"{case.architecture.family}-{case.architecture.width}"
-
-
-def _key(record: tables.Record) -> tuple[str, str, int, str]:
-    return record["architecture"], record["kind"], record["seed"], record["phase"]

@@ -1,14 +1,15 @@
 """The command: train each arm from each start, compare; one line on disk for each of them."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments import runs
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from experiments.regularise import figure, summary
 from experiments.regularise.networks import ARMS, STARTS, Arm, Start
 from experiments.regularise.training import train
@@ -57,25 +58,13 @@ class RegulariseExperiment:
             "strengths": {arm: list(grid) for arm, grid in STRENGTHS.items()},
         }
         runs.open_run(self.run_dir, config, overwrite=self.overwrite)
-        found = summary.compare(self._records(self.run_dir / "arms.jsonl"))
+        file, pieces = self.run_dir / "arms.jsonl", list(itertools.product(STARTS, ARMS))
+        found = summary.compare(resumed(file, pieces, self._record, names=("start", "arm")))
         print(summary.text(found))
         if self.json:
             runs.write_json(self.json, {"config": config, "comparison": found})
         if self.plot:
             figure.differences(found, self.plot)
-
-    def _records(self, file: Path) -> list[summary.Record]:
-        """One record per start and arm, from the file where it is there."""
-        records = {(one["start"], one["arm"]): one for one in runs.read_lines(file)}
-        # A last line cut short by a crash was not read, and is cut off.
-        whole = file.read_bytes().rfind(b"\n") + 1 if file.exists() else 0
-        keys: list[tuple[Start, Arm]] = [(start, arm) for start in STARTS for arm in ARMS]
-        with runs.LineLog(file, keep_bytes=whole) as log:
-            for key in tqdm(keys, desc="regularisers", unit=" arms"):
-                if key not in records:
-                    records[key] = self._record(*key)
-                    log.write(records[key])
-        return [records[key] for key in keys]
 
     def _record(self, start: Start, arm: Arm) -> dict[str, Any]:
         settings = [(rate, strength) for rate in LEARNING_RATES for strength in STRENGTHS[arm]]
@@ -89,8 +78,6 @@ class RegulariseExperiment:
             marks=self.marks,
         )
         return {
-            "start": start,
-            "arm": arm,
             "marks": [
                 {
                     "step": step,

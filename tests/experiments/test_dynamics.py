@@ -19,7 +19,6 @@ from experiments.dynamics import (
 from experiments.dynamics.classifiers import features, init, logits, margins
 from experiments.dynamics.maps import _plane, boundary_distance, summary
 from experiments.dynamics.mean_field import leading_exponents
-from experiments.dynamics.pieces import resumed
 from experiments.dynamics.systems import System, true_derivative
 from experiments.errors import UsageError
 from pfn_optax.precision import double_precision
@@ -75,19 +74,6 @@ def test_exponents_of_networks(tmp_path, capsys):
     assert (tmp_path / "out.json").read_text() == first
     assert "GRU, gain 3.0: leading exponent" in capsys.readouterr().out
     assert main(["rnn-exponents", "--seeds", "3", "--run-dir", str(tmp_path / "run")]) == 2
-
-
-def test_pieces_are_measured_once(tmp_path):
-    measured = []
-
-    def measure(name, number):
-        measured.append((name, number))
-        return {"value": 2 * number}
-
-    file = tmp_path / "pieces.jsonl"
-    assert resumed(file, [("a", 1), ("b", 2)], measure)[1] == {"piece": ["b", 2], "value": 4}
-    assert resumed(file, [("b", 2), ("a", 3)], measure)[1] == {"piece": ["a", 3], "value": 6}
-    assert measured == [("a", 1), ("b", 2), ("a", 3)]
 
 
 def contraction():
