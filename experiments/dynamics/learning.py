@@ -1,6 +1,8 @@
 """Trains recurrent networks from several seeds at several learning rates, all side by side."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +11,63 @@ import numpy as np
 import optax
 
 from experiments.dynamics.recurrent import Gradient, Params, Task, accuracy, init, sequences
+from experiments.errors import UsageError
 from experiments.statistics import bootstrap_difference, paired_difference
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 TUNING_SEEDS = (100, 101, 102, 103, 104)
 """By these the learning rate of each arm is picked; they count for nothing else."""
 NUM_TESTED, NUM_LAST = 256, 3
+NUM_UNITS, BATCH_SIZE, NUM_REPLICAS = 32, 16, 2
+NOISE = (0.1, 0.02)
 
 Record = Mapping[str, Any]
 Change = Callable[[Params, jax.Array], Params]
 Look = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningExperiment:
+    """What the commands have in common that train a recurrent network to remember."""
+
+    seeds: int = 5
+    """Networks of each arm and learning rate."""
+    horizon: int = 100
+    """Steps between the signs and the question."""
+    gain: float = 2.5
+    """Of the recurrent weights at the start; chaotic above 1."""
+    rounds: int = 20
+    """Training lasts a fixed number of steps for each of these."""
+    json: Path | None = None
+    """Where to write the comparison, if anywhere."""
+    plot: Path | None = None
+    """Where to draw it as a PNG, if anywhere."""
+    run_dir: Path = Path("runs/learning")
+    """Outcomes of each arm; resumed where it was left."""
+    overwrite: bool = False
+    """Delete the folder's earlier run first."""
+
+    def __post_init__(self):
+        """Check what can be checked before any work is done."""
+        for name, least in (("seeds", 2), ("rounds", NUM_LAST), ("horizon", 4)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}; got {getattr(self, name)}")
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return Task(NUM_UNITS, self.horizon, self.gain, BATCH_SIZE)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What determines the results."""
+        return {name: getattr(self, name) for name in ("seeds", "horizon", "gain", "rounds")} | {
+            "num_units": NUM_UNITS,
+            "batch_size": BATCH_SIZE,
+            "num_replicas": NUM_REPLICAS,
+            "noise": list(NOISE),
+            "learning_rates": list(LEARNING_RATES),
+        }
 
 
 class Course(NamedTuple):

@@ -16,6 +16,7 @@ import optax
 
 from experiments import runs
 from experiments.dynamics import learning, learning_figure
+from experiments.dynamics.learning import LearningExperiment
 from experiments.dynamics.recurrent import (
     Method,
     Params,
@@ -27,7 +28,6 @@ from experiments.dynamics.recurrent import (
     sequences,
     step,
 )
-from experiments.errors import UsageError
 from experiments.pieces import resumed
 from pfn_optax.dynamics import lyapunov_spectrum
 
@@ -39,8 +39,7 @@ ARMS: dict[str, Method] = {
     "path kernel": "path_kernel",
 }
 CONTROL = "clipped"
-BATCH_SIZE, NUM_REPLICAS, NUM_UNITS, STEPS_PER_ROUND = 16, 2, 32, 40
-NOISE = (0.1, 0.02)
+STEPS_PER_ROUND = 40
 FLOSSED_STEPS, FLOSSED_EXPONENTS, FLOSSED_SEQUENCES = 40, 2, 4
 FLOSSING_BEFORE, FLOSSING_BETWEEN = (300, 3e-3), (5, 1e-4)
 """Number of steps and learning rate."""
@@ -49,47 +48,17 @@ NUM_BATCHES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class LongMemoryExperiment:
+class LongMemoryExperiment(LearningExperiment):
     """Train a chaotic recurrent network on delayed XOR by five gradients."""
 
-    seeds: int = 5
-    """Networks of each arm and learning rate."""
-    horizon: int = 100
-    """Steps between the signs and the question."""
-    gain: float = 2.5
-    """Of the recurrent weights at the start; chaotic above 1."""
     rounds: int = 20
     """Training lasts 40 steps for each of these."""
-    json: Path | None = None
-    """Where to write the comparison, if anywhere."""
-    plot: Path | None = None
-    """Where to draw it as a PNG, if anywhere."""
     run_dir: Path = Path("runs/long_memory")
     """Outcomes of each arm; resumed where it was left."""
-    overwrite: bool = False
-    """Delete the folder's earlier run first."""
-
-    def __post_init__(self):
-        """Check what can be checked before any work is done."""
-        for name, least in (("seeds", 2), ("rounds", learning.NUM_LAST), ("horizon", 4)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}; got {getattr(self, name)}")
-
-    @property
-    def task(self) -> Task:
-        """What is learnt."""
-        return Task(NUM_UNITS, self.horizon, self.gain, BATCH_SIZE)
 
     def run(self) -> None:
         """Train the arms that are left, then print, write and draw the comparison."""
-        config = {name: getattr(self, name) for name in ("seeds", "horizon", "gain", "rounds")} | {
-            "num_units": NUM_UNITS,
-            "batch_size": BATCH_SIZE,
-            "num_replicas": NUM_REPLICAS,
-            "noise": list(NOISE),
-            "learning_rates": list(learning.LEARNING_RATES),
-        }
-        runs.open_run(self.run_dir, config, overwrite=self.overwrite)
+        runs.open_run(self.run_dir, self.config, overwrite=self.overwrite)
         pieces = [(arm,) for arm in ARMS]
         records = dict(
             zip(ARMS, resumed(self.run_dir / "arms.jsonl", pieces, self._record), strict=True)
@@ -98,14 +67,14 @@ class LongMemoryExperiment:
         rows = summarise(picked, records)
         print(text(rows))
         if self.json:
-            runs.write_json(self.json, {"config": config, "arms": rows})
+            runs.write_json(self.json, {"config": self.config, "arms": rows})
         if self.plot:
             title = f"delayed XOR over {self.horizon} steps, gain {self.gain:g}"
             learning_figure.courses(picked, STEPS_PER_ROUND, title, self.plot)
 
     def _record(self, arm: str) -> dict[str, Any]:
         task, method = self.task, ARMS[arm]
-        gradient = gradient_by(method, task, NUM_REPLICAS)
+        gradient = gradient_by(method, task, learning.NUM_REPLICAS)
 
         def optimizer(rate, key):
             del key
@@ -125,7 +94,7 @@ class LongMemoryExperiment:
             seeds=(*range(self.seeds), *learning.TUNING_SEEDS),
             rounds=self.rounds,
             steps=STEPS_PER_ROUND,
-            noise=(0.0, 0.0) if method == "backprop" else NOISE,
+            noise=(0.0, 0.0) if method == "backprop" else learning.NOISE,
             **flossing,
         )
 
@@ -139,8 +108,8 @@ class LongMemoryExperiment:
 
             def one(key):
                 drawn, noisy = jax.random.split(key)
-                examples: Sequences = sequences(task, drawn, BATCH_SIZE)
-                return gradient(params, examples, noisy, jnp.float32(NOISE[0]))[1]
+                examples: Sequences = sequences(task, drawn, learning.BATCH_SIZE)
+                return gradient(params, examples, noisy, jnp.float32(learning.NOISE[0]))[1]
 
             return leading_exponent(task, params, own), signal_to_noise(jax.lax.map(one, keys))
 

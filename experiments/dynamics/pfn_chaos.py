@@ -17,6 +17,7 @@ import optax
 
 from experiments import runs
 from experiments.dynamics import learning, learning_figure
+from experiments.dynamics.learning import LearningExperiment
 from experiments.dynamics.recurrent import (
     METHODS,
     Method,
@@ -25,15 +26,13 @@ from experiments.dynamics.recurrent import (
     init,
     loss,
 )
-from experiments.errors import UsageError
 from experiments.pieces import resumed
 from pfn_optax import FlowGraph, graph_from_loss, pfn
 from pfn_optax.partition import Partition, partition, scale_blocks
 
 Arm = Literal["plain", "pfn", "random blocks"]
 ARMS: tuple[Arm, ...] = ("plain", "pfn", "random blocks")
-BLOCK_SIZE, NUM_UNITS, BATCH_SIZE, NUM_REPLICAS, STEPS_PER_ROUND = 8, 32, 16, 2, 20
-NOISE = (0.1, 0.02)
+BLOCK_SIZE, STEPS_PER_ROUND = 8, 20
 EVERY = 20
 """Steps between diagnoses: the last step of a round makes one."""
 CAPACITIES = ("jacobian_rank", "norm")
@@ -41,49 +40,26 @@ CAPACITIES = ("jacobian_rank", "norm")
 
 
 @dataclasses.dataclass(frozen=True)
-class PFNChaosExperiment:
+class PFNChaosExperiment(LearningExperiment):
     """PFN before Adam on gradients of three methods, for a recurrent network that must remember."""
 
-    seeds: int = 5
-    """Networks of each arm, method and learning rate."""
     horizon: int = 20
     """Steps between the signs and the question."""
     gain: float = 1.5
     """Of the recurrent weights at the start; chaotic above 1."""
     rounds: int = 20
     """Training lasts 20 steps for each of these."""
-    json: Path | None = None
-    """Where to write the comparison, if anywhere."""
-    plot: Path | None = None
-    """Where to draw it as a PNG, if anywhere."""
     run_dir: Path = Path("runs/pfn_chaos")
     """Outcomes of each arm; resumed where it was left."""
-    overwrite: bool = False
-    """Delete the folder's earlier run first."""
-
-    def __post_init__(self):
-        """Check what can be checked before any work is done."""
-        for name, least in (("seeds", 2), ("rounds", learning.NUM_LAST), ("horizon", 4)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
     @property
-    def task(self) -> Task:
-        """What is learnt."""
-        return Task(NUM_UNITS, self.horizon, self.gain, BATCH_SIZE)
+    def config(self) -> dict[str, Any]:
+        """What determines the results."""
+        return super().config | {"block_size": BLOCK_SIZE, "every": EVERY}
 
     def run(self) -> None:
         """Train the arms that are left, then print, write and draw the comparison."""
-        config = {name: getattr(self, name) for name in ("seeds", "horizon", "gain", "rounds")} | {
-            "num_units": NUM_UNITS,
-            "block_size": BLOCK_SIZE,
-            "batch_size": BATCH_SIZE,
-            "num_replicas": NUM_REPLICAS,
-            "noise": list(NOISE),
-            "every": EVERY,
-            "learning_rates": list(learning.LEARNING_RATES),
-        }
-        runs.open_run(self.run_dir, config, overwrite=self.overwrite)
+        runs.open_run(self.run_dir, self.config, overwrite=self.overwrite)
         pieces = [(method, arm) for method in METHODS for arm in ARMS]
         records = resumed(self.run_dir / "arms.jsonl", pieces, self._record)
         rows = summarise(records)
@@ -92,7 +68,7 @@ class PFNChaosExperiment:
         print(text(rows))
         if self.json:
             named = [[edge["tail"], edge["head"], edge["layer"]] for edge in edges]
-            runs.write_json(self.json, {"config": config, "graph": named, "arms": rows})
+            runs.write_json(self.json, {"config": self.config, "graph": named, "arms": rows})
         if self.plot:
             learning_figure.multipliers([row for row in rows if "over plain" in row], self.plot)
 
@@ -100,12 +76,12 @@ class PFNChaosExperiment:
         task = self.task
         course = learning.train(
             task,
-            gradient_by(method, task, NUM_REPLICAS),
+            gradient_by(method, task, learning.NUM_REPLICAS),
             functools.partial(_optimizer, task, arm, self.rounds * STEPS_PER_ROUND),
             seeds=(*range(self.seeds), *learning.TUNING_SEEDS),
             rounds=self.rounds,
             steps=STEPS_PER_ROUND,
-            noise=(0.0, 0.0) if method == "backprop" else NOISE,
+            noise=(0.0, 0.0) if method == "backprop" else learning.NOISE,
             look=lambda state: {
                 capacity: state[0][number].pfn_cut for number, capacity in enumerate(CAPACITIES)
             },

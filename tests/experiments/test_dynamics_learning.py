@@ -194,7 +194,7 @@ def test_flossing_tames_the_exponent():
 @pytest.mark.slow
 def test_training_with_pfn_on_the_gradient_of_the_kernel(monkeypatch):
     monkeypatch.setattr(learning, "TUNING_SEEDS", ())
-    monkeypatch.setattr(pfn_chaos, "NUM_UNITS", 8)
+    monkeypatch.setattr(learning, "NUM_UNITS", 8)
     found = pfn_chaos.PFNChaosExperiment(seeds=2, horizon=6, rounds=3)._record("kernel", "pfn")
     assert np.shape(found["accuracy"]) == (3, 2, 3)
     assert set(found["cut"]) == set(pfn_chaos.CAPACITIES)
