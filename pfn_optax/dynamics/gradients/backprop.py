@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from pfn_optax.dynamics.gradients import batch_means, segments
 from pfn_optax.dynamics.gradients.result import Estimate, GradientStatus
+from pfn_optax.dynamics.gradients.reverse import pull_back
 from pfn_optax.dynamics.gradients.segments import Plan
 from pfn_optax.dynamics.gradients.system import System
 
@@ -27,33 +28,18 @@ def backprop(
     """
     run = segments.run(lambda x, drive, _: system.advance(params, x, drive), start, drives, plan)
 
-    def pull(carry, at):
-        cotangent, total = carry
-        x, drive, index = at
+    def pull(cotangent, point):
+        x, drive, index = point
         back = jax.vjp(lambda p, x: system.advance(p, x, drive), params, x)[1]
         by_params, cotangent = back((cotangent, weight(index).astype(x.dtype)))
-        return (cotangent, batch_means.add(total, by_params)), None
+        return cotangent, (by_params,)
 
-    def segment(carry, at):
-        cotangent, batches = carry
-        first, drive, number = at
-        states = segments.within(partial(system.step, params), first, drive, plan)
-        (cotangent, total), _ = jax.lax.scan(
-            pull,
-            (cotangent, batch_means.accumulator(params)),
-            (states, drive, segments.steps_of(number, plan)),
-            reverse=True,
-        )
-        closes = batch_means.closes_batch(number, plan, is_reversed=True)
-        return (cotangent, batch_means.append(batches, total, plan.segment_steps, closes)), None
+    def points_of(kept, steps):
+        first, drive = kept
+        return segments.within(partial(system.step, params), first, drive, plan), drive, steps
 
-    numbers = jnp.arange(plan.num_segments, dtype=jnp.int32)
-    (_, batches), _ = jax.lax.scan(
-        segment,
-        (jnp.zeros_like(start), batch_means.start(params)),
-        (run.starts, drives, numbers),
-        reverse=True,
-    )
+    kept = (run.starts, drives)
+    batches = pull_back(pull, points_of, kept, jnp.zeros_like(start), params, plan)
     gradient, error = batch_means.conclude(batch_means.one_group(batches), plan.num_steps, params)
     return Estimate(
         run.values[None],

@@ -26,10 +26,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pfn_optax.dynamics.gradients import batch_means, segments
+from pfn_optax.dynamics.gradients import segments
 from pfn_optax.dynamics.gradients.batch_means import BatchMeans
 from pfn_optax.dynamics.gradients.ensemble import Ensemble
 from pfn_optax.dynamics.gradients.noise import inverse
+from pfn_optax.dynamics.gradients.reverse import pull_back
 from pfn_optax.dynamics.gradients.segments import Run
 
 
@@ -59,9 +60,8 @@ def path_kernel(
     plan, share = ensemble.plan, 1 / ensemble.num_replicas
     advance = ensemble.advance(params, key)
 
-    def pull(carry, at):
-        cotangent, total = carry
-        x, drive, step, sums = at
+    def pull(cotangent, point):
+        x, drive, step, sums = point
         noise = ensemble.noise(key, step)
         (mean, scale), back = jax.vjp(lambda p, x: ensemble.mean_and_scale(p, x, drive), params, x)
         values, back_objective = jax.vjp(
@@ -73,25 +73,12 @@ def path_kernel(
         told = jnp.where(scale == 0, 0, alpha(step).astype(x.dtype))
         score = share * sums[:, None] * noise * inverse(scale)
         by_law, cotangent = back(((1 - told) * at_after + told * score, at_after * noise))
-        return (cotangent, batch_means.add(batch_means.add(total, by_law), by_objective)), None
+        return cotangent, (by_law, by_objective)
 
-    def segment(carry, at):
-        cotangent, batches = carry
-        start, drive, sums, number = at
-        steps = segments.steps_of(number, plan)
+    def points_of(kept, steps):
+        start, drive, sums = kept
         states = segments.within(lambda x, at: advance(x, *at)[0], start, (drive, steps), plan)
-        (cotangent, total), _ = jax.lax.scan(
-            pull,
-            (cotangent, batch_means.accumulator(params)),
-            (states, drive, steps, sums),
-            reverse=True,
-        )
-        closes = batch_means.closes_batch(number, plan, is_reversed=True)
-        return (cotangent, batch_means.append(batches, total, plan.segment_steps, closes)), None
+        return states, drive, steps, sums
 
-    numbers = jnp.arange(plan.num_segments, dtype=jnp.int32)
-    begin = (jnp.zeros_like(run.starts[0]), batch_means.start(params))
-    (_, batches), _ = jax.lax.scan(
-        segment, begin, (run.starts, drives, weights, numbers), reverse=True
-    )
-    return batches
+    kept = (run.starts, drives, weights)
+    return pull_back(pull, points_of, kept, jnp.zeros_like(run.starts[0]), params, plan)
