@@ -16,6 +16,7 @@ with the unstable tangent basis e (pushed forward) and the unstable cotangent ba
     \psi_n = \sum_{|w| \le W} \varphi(x_{n+w}) - \bar\varphi
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from pfn_optax.dynamics.gradients.result import Estimate, GradientStatus
 from pfn_optax.dynamics.gradients.segments import Plan
 from pfn_optax.dynamics.gradients.shadowing import exponents_of, sweep, unstable_rows
 from pfn_optax.dynamics.gradients.system import System
+from pfn_optax.dynamics.tangent import push
 
 
 def shadowing_unstable(
@@ -58,12 +60,13 @@ def shadowing_unstable(
     bases = _bases(system, params, run.starts, drives, plan, to_tangent, num_unstable)
 
     def expansion(params, x, drive, basis, dual):
-        pushed = _push(system, params, x, drive, basis)
-        return jnp.sum(dual * pushed)
+        _, pushed = push(partial(system.step, params), x, drive, basis)
+        return jnp.sum(dual.T * pushed)
 
     def dual_of(point, w):
         x, drive, basis = point
-        return jnp.linalg.solve(w @ _push(system, params, x, drive, basis).T, w)
+        _, pushed = push(partial(system.step, params), x, drive, basis)
+        return jnp.linalg.solve(w @ pushed, w)
 
     def pull(point, w, v):
         x, drive, basis = point
@@ -77,8 +80,8 @@ def shadowing_unstable(
         first, drive, basis = kept
 
         def move(carry, d):
-            x, e = carry
-            return system.step(params, x, d), _push(system, params, x, d, e)
+            x, columns = carry
+            return push(partial(system.step, params), x, d, columns)
 
         states, tangents = segments.within(move, (first, basis), drive, plan)
         return states, (states, drive, tangents)
@@ -129,13 +132,6 @@ def shadowing_unstable(
     )
 
 
-def _push(system: System, params: Any, x: jax.Array, drive: Any, rows: jax.Array) -> jax.Array:
-    """Pushes tangents f[u, n] through one step."""
-    return jax.vmap(lambda row: jax.jvp(lambda x: system.step(params, x, drive), (x,), (row,))[1])(
-        rows
-    )
-
-
 def _bases(
     system: System,
     params: Any,
@@ -145,17 +141,16 @@ def _bases(
     key: jax.Array,
     num_unstable: int,
 ) -> jax.Array:
-    """Orthonormal unstable tangents f[K, u, n] at the starts of the segments."""
+    """Orthonormal unstable tangents f[K, n, u] at the starts of the segments, as columns."""
 
-    def segment(rows, at):
+    def segment(columns, at):
         first, drive = at
 
         def one(carry, d):
-            x, e = carry
-            return (system.step(params, x, d), _push(system, params, x, d, e)), None
+            return push(partial(system.step, params), carry[0], d, carry[1]), None
 
-        (_, pushed), _ = jax.lax.scan(one, (first, rows), drive, plan.segment_steps)
-        return orthonormalise(pushed.T)[0].T, rows
+        (_, pushed), _ = jax.lax.scan(one, (first, columns), drive, plan.segment_steps)
+        return orthonormalise(pushed)[0], columns
 
-    rows = random_basis(key, starts.shape[1], num_unstable, starts.dtype).T
-    return jax.lax.scan(segment, rows, (starts, drives))[1]
+    columns = random_basis(key, starts.shape[1], num_unstable, starts.dtype)
+    return jax.lax.scan(segment, columns, (starts, drives))[1]
