@@ -106,8 +106,9 @@ def require_floating(state: Any) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"state leaf {'.'.join(names) or 'itself'} is {dtype}, but exponents are of real "
-                "floating states: convert it, or keep what does not change in the step's closure."
+                f"state leaf {'.'.join(names) or 'itself'} is {dtype}, but only real floating "
+                "states have derivatives: convert it, or keep what does not change in the step's "
+                "closure."
             )
 
 
