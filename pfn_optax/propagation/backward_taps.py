@@ -5,14 +5,15 @@ be the measure of its own. So the measures come out of the ordinary backward pas
 of an activation is kept for them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pfn_optax.propagation.tap_plan import TappedLayer, TapPlan, plan_taps, run_taps, units_last
+from pfn_optax.propagation.tap_plan import TappedLayer, plan_taps, run_taps, units_last
+from pfn_optax.propagation.tapped import TappedFunction
 
 GradientMeasure = Callable[[jax.Array], Any]
 
@@ -34,7 +35,7 @@ class BackwardTapped(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class BackwardTaps:
+class BackwardTaps(TappedFunction):
     """A loss with taps on its way back, made by `backward_taps`.
 
     Attributes:
@@ -42,32 +43,12 @@ class BackwardTaps:
         missed: layers without a tap, and why.
     """
 
-    loss: Callable[..., Any]
-    plan: TapPlan
     measure: GradientMeasure
     has_aux: bool
-    selection: tuple[str, ...] | None
-
-    @property
-    def layers(self) -> tuple[TappedLayer, ...]:
-        """The tapped layers."""
-        return self.plan.layers
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the tapped layers."""
-        return self.plan.names
-
-    @property
-    def missed(self) -> Mapping[str, str]:
-        """Layers without a tap, and why."""
-        return self.plan.missed
 
     def __call__(self, params: Any, *args: Any) -> BackwardTapped:
         """Computes loss and gradients; arguments of other shapes are traced anew."""
-        plan = self.plan
-        if not plan.fits(params, *args):
-            plan = plan_taps(self.loss, params, *args, layers=self.selection)
+        plan = self.plan_for(params, *args)
 
         def run(params, slots):
             output, _ = run_taps(
@@ -146,7 +127,7 @@ def backward_taps(
             "has_aux=True if it returns (loss, anything)."
         )
     taps = BackwardTaps(
-        loss, plan, measure or gradient_norm, has_aux, None if layers is None else plan.names
+        loss, plan, None if layers is None else plan.names, measure or gradient_norm, has_aux
     )
     for leaf in jax.tree.leaves(jax.eval_shape(lambda: slot_of(plan.layers[0], taps.measure))):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -1,13 +1,14 @@
 """Activations of every layer of a model that knows nothing of it, by running its program anew."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 
-from pfn_optax.propagation.tap_plan import TappedLayer, TapPlan, plan_taps, run_taps
+from pfn_optax.propagation.tap_plan import TappedLayer, plan_taps, run_taps
 from pfn_optax.propagation.tap_statistics import activation_statistics
+from pfn_optax.propagation.tapped import TappedFunction
 
 Statistics = Callable[[jax.Array, jax.Array], Any]
 
@@ -25,7 +26,7 @@ class Tapped(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ActivationTaps:
+class ActivationTaps(TappedFunction):
     """A function with taps, made by `activation_taps`.
 
     Attributes:
@@ -34,31 +35,11 @@ class ActivationTaps:
         statistics: what is computed of each layer's (pre, post).
     """
 
-    function: Callable[..., Any]
-    plan: TapPlan
     statistics: Statistics | None
-    selection: tuple[str, ...] | None
-
-    @property
-    def layers(self) -> tuple[TappedLayer, ...]:
-        """The tapped layers."""
-        return self.plan.layers
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the tapped layers, by which jit, that sorts them, can be undone."""
-        return tuple(layer.name for layer in self.layers)
-
-    @property
-    def missed(self) -> Mapping[str, str]:
-        """Layers without a tap, and why."""
-        return self.plan.missed
 
     def __call__(self, params: Any, *args: Any) -> Tapped:
         """Runs the function; arguments of other shapes are traced anew."""
-        plan = self.plan
-        if not plan.fits(params, *args):
-            plan = plan_taps(self.function, params, *args, layers=self.selection)
+        plan = self.plan_for(params, *args)
         output, found = run_taps(plan, (params, *args), self._measure)
         return Tapped(output, {name: found[name] for name in self.names})
 
@@ -126,4 +107,4 @@ def activation_taps(
         ('in', 'out') 0.5 [[1.0], [2.0]]
     """
     plan = plan_taps(function, params, *args, layers=layers)
-    return ActivationTaps(function, plan, statistics, None if layers is None else plan.names)
+    return ActivationTaps(function, plan, None if layers is None else plan.names, statistics)
