@@ -74,7 +74,7 @@ def propagation_history(
     def get(name: str) -> Any:
         return optax.tree.get(state, f"propagation_{name}")
 
-    rings = {name: ring for name in _MEASURES if (ring := get(name)) is not None}
+    rings = {name: ring for name in _MEASURES if len(ring := get(name))}
     num_layers = rings["gradient_norm"].shape[-1]
     if len(names) != num_layers:
         raise ValueError(

@@ -36,9 +36,9 @@ class PropagationMonitorState(NamedTuple):
             gradients that was not finite; -1 as long as all are.
         propagation_nonfinite_step: i32[], the step at which it was so; -1.
         propagation_weight_rank: f32[capacity, num_layers], rank in the sense of two norms of the
-            largest matrix of the layer, NaN without one; None without `weights`.
+            largest matrix of the layer, NaN without one; () without `weights`.
         propagation_spectral_norm: f32[capacity, num_layers], estimate from below of its largest
-            singular value; None without `weights`.
+            singular value; () without `weights`.
     """
 
     propagation_step: jax.Array
@@ -50,8 +50,8 @@ class PropagationMonitorState(NamedTuple):
     propagation_slope: jax.Array
     propagation_nonfinite_leaf: jax.Array
     propagation_nonfinite_step: jax.Array
-    propagation_weight_rank: Any = None
-    propagation_spectral_norm: Any = None
+    propagation_weight_rank: Any = ()
+    propagation_spectral_norm: Any = ()
 
 
 def propagation_monitor(
@@ -115,8 +115,8 @@ def propagation_monitor(
             propagation_slope=jnp.zeros(capacity, jnp.float32),
             propagation_nonfinite_leaf=count - 1,
             propagation_nonfinite_step=count - 1,
-            propagation_weight_rank=rows if weights else None,
-            propagation_spectral_norm=rows if weights else None,
+            propagation_weight_rank=rows if weights else (),
+            propagation_spectral_norm=rows if weights else (),
         )
 
     def record(seen, state):
