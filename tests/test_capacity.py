@@ -12,6 +12,8 @@ from pfn_optax.partition import block_norms, partition
 from tests.tolerance import rtol
 from tests.trees import dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = dense(0, 6, 20, 20, 3)
 LAYOUT = partition(PARAMS, block_size=6)
 NORMS = jax.random.uniform(jax.random.key(1), (LAYOUT.num_blocks,))

@@ -13,6 +13,8 @@ from pfn_optax.capacity import Statistics, capacity_rule
 from pfn_optax.grid import Chunks, GridLayer
 from pfn_optax.partition import Partition, block_energies, block_norms, scale_blocks
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def chunks(axis: int, labels) -> Chunks:
     labels = np.asarray(labels, np.int32)

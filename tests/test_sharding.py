@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compilation import UNOPTIMIZED_PROCESS
+
 ROOT = Path(__file__).parent.parent
 GRAPHS, SPECS = ("chain", "traced", "units"), ("fsdp", "tensor")
 WINDOWED = [f"{graph} {spec}" for graph in GRAPHS for spec in SPECS] + ["around adam fsdp"]
@@ -23,7 +25,7 @@ def cases():
     done = subprocess.run(
         [sys.executable, "-m", "tests.sharded"],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | UNOPTIMIZED_PROCESS | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )

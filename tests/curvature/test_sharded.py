@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.compilation import UNOPTIMIZED_PROCESS
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -17,7 +19,7 @@ def test_sharded_equals_one_device():
     done = subprocess.run(
         [sys.executable, "-m", "tests.curvature.eight_devices"],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | UNOPTIMIZED_PROCESS | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )

@@ -1,11 +1,8 @@
-"""Small problems, many programs: compilation is most of the time."""
+"""Small systems, many programs: compilation is most of the time."""
 
-import jax
 import pytest
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def unoptimized(unoptimized):
+    """For every module here."""

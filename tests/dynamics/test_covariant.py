@@ -16,7 +16,7 @@ from pfn_optax.dynamics import (
 )
 from tests.dynamics.oracles import weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @functools.cache

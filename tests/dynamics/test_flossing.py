@@ -11,7 +11,7 @@ import pytest
 from pfn_optax.dynamics import flossing_loss, lyapunov_spectrum
 from tests.dynamics.oracles import weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def loss(matrix, **options):

@@ -20,7 +20,7 @@ from pfn_optax.dynamics import (
 from pfn_optax.dynamics.basis import random_basis
 from tests.dynamics.oracles import by_matrices, jacobians_along, weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def matrices_of(sizes, seed=0):

@@ -12,8 +12,6 @@ import pytest
 from pfn_optax.dynamics import DynamicsStatus, LyapunovProbeState, lyapunov_probe, lyapunov_spectrum
 from tests.dynamics.oracles import weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"w": weights(0).astype(jnp.float32)}
 HIDDEN, INPUTS = np.ones(6, np.float32), np.linspace(-1, 1, 8, dtype=np.float32)
 PROBE = functools.partial(lyapunov_probe, lambda params: network(params), HIDDEN, every=3)

@@ -22,7 +22,7 @@ from pfn_optax.dynamics.basis import random_basis
 from pfn_optax.dynamics.sweep import standard_error
 from tests.dynamics.oracles import by_matrices, jacobians_along, weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 SPECTRA = {"forward": lyapunov_spectrum, "adjoint": adjoint_lyapunov_spectrum}
 both = pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 ONES6 = np.ones(6)

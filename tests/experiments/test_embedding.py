@@ -18,6 +18,8 @@ from experiments.embedding.plateaus import _merged
 from experiments.embedding.spectrum import _EDGES, descend, histogram, peaks, start
 from experiments.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_units_of_one_direction_are_merged():
     """Amplitudes |a| |(w, b)|, summed; what is next to nothing is left out."""
