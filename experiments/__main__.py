@@ -32,6 +32,13 @@ from experiments.interrupts import Interrupted
 from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
 from experiments.pfn import PFNExperiment
 from experiments.planted import PlantedExperiment
+from experiments.propagation import (
+    IsometryDecayExperiment,
+    NormGradientsExperiment,
+    RankArchitecturesExperiment,
+    RankDepthExperiment,
+    RankTrainingExperiment,
+)
 from experiments.regularise import RegulariseExperiment
 
 
@@ -78,6 +85,11 @@ Command = (
     | Annotated[PFNChaosExperiment, tyro.conf.subcommand("pfn-chaos")]
     | Annotated[DiagnoseExperiment, tyro.conf.subcommand("diagnose")]
     | Annotated[TrainScenariosExperiment, tyro.conf.subcommand("train-scenarios")]
+    | Annotated[RankDepthExperiment, tyro.conf.subcommand("rank-depth")]
+    | Annotated[IsometryDecayExperiment, tyro.conf.subcommand("isometry-decay")]
+    | Annotated[NormGradientsExperiment, tyro.conf.subcommand("norm-gradients")]
+    | Annotated[RankArchitecturesExperiment, tyro.conf.subcommand("rank-architectures")]
+    | Annotated[RankTrainingExperiment, tyro.conf.subcommand("rank-training")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

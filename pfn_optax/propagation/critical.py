@@ -185,7 +185,8 @@ def critical_init(
         raise ValueError(f"distribution must be one of {options}, got {distribution!r}.")
     if not 0 <= sigma_b < math.inf:
         raise ValueError(f"sigma_b must be finite and not negative, got {sigma_b}.")
-    with double_precision():
+    # Also where a module is traced, such as in `nn.compact`, for these are constants of it.
+    with double_precision(), jax.ensure_compile_time_eval():
         found = jax.device_get(critical_line(activation, sigma_b**2, kinks=kinks))
     if found.status == MeanFieldStatus.NONFINITE:
         raise ValueError("the activation is NaN or infinite on standard Gaussian numbers.")

@@ -151,3 +151,13 @@ def test_hermite_coefficients():
         square = np.asarray(moments(jnp.tanh, jnp.ones(()), ()).square)
     np.testing.assert_allclose(np.sum(tanh**2), square, rtol=1e-5)
     np.testing.assert_allclose(tanh[::2], 0, atol=1e-12)
+
+
+def test_initializers_are_made_where_a_model_is_traced():
+    """As in `nn.compact` under jit: the critical point is a constant of the program."""
+
+    def draw(key):
+        return critical_init(jnp.tanh, 0.1).kernel(key, (40, 30), jnp.float32)
+
+    key = jax.random.key(0)
+    np.testing.assert_allclose(jax.jit(draw)(key), draw(key), rtol=1e-5)
