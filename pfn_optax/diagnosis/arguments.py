@@ -58,8 +58,18 @@ def is_floating(leaf: Any) -> bool:
 
 
 def _require_scalar(setup: TrainingSetup) -> None:
-    found = jax.eval_shape(setup.loss, setup.params, setup.batch)
-    value = found[0] if setup.has_aux and isinstance(found, tuple) else found
+    def scalar(params: Any, batch: Any) -> Any:
+        found = setup.loss(params, batch)
+        if not setup.has_aux:
+            return found
+        if not isinstance(found, tuple):
+            raise ValueError(
+                f"with has_aux=True the loss must return (loss, anything), got "
+                f"{type(found).__name__}: leave has_aux out."
+            )
+        return found[0]
+
+    value = jax.eval_shape(scalar, setup.params, setup.batch)
     is_scalar = getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.floating)
     if not is_scalar:
         raise ValueError(

@@ -20,8 +20,10 @@ EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
     Cause.RANK_COLLAPSE: (
         Cause.SYMMETRIC_UNITS,
         Cause.DEAD_UNITS,
+        Cause.SATURATION,
         Cause.INPUT_SCALE,
         Cause.INIT_TOO_SMALL,
+        Cause.INIT_TOO_LARGE,
         Cause.BOTTLENECK,
     ),
     Cause.VANISHING_GRADIENT: (

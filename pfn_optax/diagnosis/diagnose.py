@@ -82,13 +82,25 @@ def diagnose(
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} must be positive, got {limit}.")
     setup = TrainingSetup(loss, params, batch, model, optimizer, opt_state, has_aux)
-    budget = Budget(max_seconds, max_bytes)
     case = Case(
         checked(setup),
         thresholds or Thresholds(),
         jax.random.key(0) if key is None else key,
-        budget,
+        Budget(max_seconds, max_bytes),
     )
+    return examine(case, progress=progress)
+
+
+def examine(case: Case, *, progress: bool = False) -> Diagnosis:
+    """Asks every check of a case; `diagnose` behind its arguments.
+
+    Args:
+        case: what is examined.
+        progress: whether to tell on stderr what is being looked at.
+
+    Returns:
+        The `Diagnosis`.
+    """
     findings: list[Finding] = []
     records = []
     with progress_of(len(CHECKS), is_shown=progress) as steps:
@@ -101,7 +113,7 @@ def diagnose(
         measures=case.measures,
         checks=tuple(records),
         num_params=sum(leaf.size for _, leaf in named_leaves(case.setup.params)),
-        seconds=budget.elapsed,
+        seconds=case.budget.elapsed,
     )
 
 

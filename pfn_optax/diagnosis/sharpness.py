@@ -81,7 +81,8 @@ def measured_rates(training: Training) -> Rates | None:
         Skip: if there is not the time or the memory.
     """
     params, batch = training.case.setup.params, training.case.setup.batch
-    run = training.settled  # moments take a few steps to be those of the gradient
+    _ = training.steps  # moments take a few steps to be those of the gradient
+    run = training.settled
     _, name = _moments(run.opt_state, params)
 
     def measure(gradients: Any, state: Any, params: Any, batch: Any) -> Any:

@@ -49,9 +49,9 @@ class Thresholds:
         varying: share of the energy of preactivations that differs between examples, 1 less their
             mean cosine, at least. After L layers of ReLU 9 pi^2 / (2 L^2), .4% after 100; each
             sigmoid layer takes it by 10 to 16. Healthy: 7e-4 (three sigmoid layers) and more.
-        varying_narrow: the same where what differs has hardly more than one direction.
-        varying_rank: which is so if the activation rank of preactivations, without their mean, is
-            less. Healthy: 1.6 and more, 6 in the sigmoid layers that differ little.
+        directions: activation rank of preactivations without their mean, at least, where the first
+            layer has twice that and there are three outputs or more. Sixty ReLU layers by He's
+            rule, or eight of attention without residuals, leave 1.0 to 1.2; healthy: 1.6 and more.
         kernel_rank: of a matrix with 16 rows and columns or more, (sum s^2)^2 / sum s^4 of its
             singular values s, at least. Half of the smaller side at random.
         twin_units: share of units with the same weights and the same gradient as another. Random
@@ -106,8 +106,7 @@ class Thresholds:
     saturated: float = 0.5
     saturated_gates: float = 0.9
     varying: float = 1e-4
-    varying_narrow: float = 1e-2
-    varying_rank: float = 2.5
+    directions: float = 1.3
     kernel_rank: float = 1.5
     twin_units: float = 0.5
     critical: float = 30.0

@@ -34,7 +34,7 @@ def kernels(*widths):
 
 
 @pytest.mark.parametrize(
-    ("width", "severity"), [(1, Severity.CRITICAL), (4, Severity.WARNING), (5, None), (16, None)]
+    ("width", "severity"), [(1, Severity.CRITICAL), (4, Severity.WARNING), (5, None)]
 )
 def test_a_waist_of_less_than_half_of_what_the_head_needs(width, severity):
     found = list(check_bottleneck(case_of(loss, kernels(16, 16, width, 16, 10), X)))
@@ -60,7 +60,6 @@ def test_a_shortcut_leads_around_it():
 
 def test_ends_that_are_as_narrow_need_no_more():
     assert not list(check_bottleneck(case_of(loss, kernels(16, 16, 1, 16, 1), X)))
-    assert not list(check_bottleneck(case_of(loss, kernels(2, 2, 2, 10), X[:, :2])))
 
 
 def test_an_autoencoder_may_have_a_code():

@@ -30,7 +30,7 @@ def check_bottleneck(case: Case) -> Iterator[Finding]:
         )
     else:
         remedy = (
-            f"Its {narrow} units have only {flow.value:.0f} independent directions: initialise "
+            f"Its {narrow} units span only {_count(flow.value)}: initialise "
             f"{listed(flow.layers, 3)} anew (jax.nn.initializers.he_normal, or orthogonal)."
         )
     yield Finding(

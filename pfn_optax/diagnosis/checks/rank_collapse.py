@@ -12,6 +12,7 @@ from pfn_optax.diagnosis.signal import LayerSignal, measure_signal
 from pfn_optax.paths import named_leaves
 
 _LEAST_SIDE = 16  # of a matrix whose rank is looked at; of fewer rows it may well be low
+_LEAST_WIDTH = 4  # of a layer in which examples could differ in more than one direction
 
 
 def check_rank_collapse(case: Case) -> Iterator[Finding]:
@@ -28,42 +29,70 @@ def check_rank_collapse(case: Case) -> Iterator[Finding]:
         and np.isfinite(layer.pre).all()
         and layer.pre_rms.max() > 0
     ]
-    yield from _of_activations(case, hidden)
-    yield from _of_matrices(case)
+    matrices = list(_of_matrices(case))
+    yield from matrices
+    if not matrices:  # which are behind what activations show
+        yield from _of_activations(case, hidden)
 
 
 def _of_activations(case: Case, hidden: list[LayerSignal]) -> Iterator[Finding]:
     limits = case.thresholds
     shares = {layer: max(map(varying_share, layer.pre)) for layer in hidden}
-
-    def limit_of(layer: LayerSignal) -> float:
-        """What differs may be little, or of one direction, but not both."""
-        is_narrow = max(map(centred_rank, layer.pre)) < limits.varying_rank
-        return limits.varying_narrow if is_narrow else limits.varying
-
-    alike = [layer for layer in hidden if shares[layer] < limit_of(layer)]
-    if not alike:
-        return
-    worst = min(alike, key=shares.__getitem__)
-    limit = limit_of(worst)
-    excess = limit / max(shares[worst], 1e-30)
+    ranks = {layer: max(map(centred_rank, layer.pre)) for layer in hidden}
+    alike = [layer for layer in hidden if shares[layer] < limits.varying]
+    if alike:
+        worst = min(alike, key=shares.__getitem__)
+        limit, value = limits.varying, shares[worst]
+        excess = limit / max(value, 1e-30)
+        summary = (
+            f"The preactivations of {worst.name} are almost the same for all examples: "
+            f"{value:.2g} of their energy differs."
+        )
+        name = f"share that differs between examples at {worst.name}"
+    else:
+        alike = _narrow(case, hidden, ranks)
+        if not alike:
+            return
+        worst = min(alike, key=ranks.__getitem__)
+        limit, value = limits.directions, ranks[worst]
+        excess = limit / max(value, 1e-30)
+        summary = (
+            f"At {worst.name}, all that differs between examples lies along {value:.2g} "
+            f"direction, of {ranks[hidden[0]]:.2g} at {hidden[0].name}."
+        )
+        name = f"directions in which examples differ at {worst.name}"
     gap = isometry_gap(worst.pre[-1])
     yield Finding(
         Cause.RANK_COLLAPSE,
         Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
-        f"The preactivations of {worst.name} are almost the same for all examples: "
-        f"{shares[worst]:.2g} of their energy differs.",
+        summary,
         "Residual connections, or a norm layer before each activation; initialise at criticality "
         "(pfn_optax.propagation.critical_init); fewer layers.",
         (
-            Evidence(f"share that differs between examples at {worst.name}", shares[worst], limit),
+            Evidence(name, value, limit),
+            Evidence("share that differs between examples", shares[worst]),
             Evidence("activation rank", max(map(rank, worst.pre))),
-            Evidence("activation rank without the mean", max(map(centred_rank, worst.pre))),
+            Evidence("activation rank without the mean", ranks[worst]),
             *((Evidence("isometry gap", gap, None, "nats"),) if math.isfinite(gap) else ()),
         ),
         tuple(dict.fromkeys(layer.layer for layer in alike)),
         excess=excess,
     )
+
+
+def _narrow(
+    case: Case, hidden: list[LayerSignal], ranks: dict[LayerSignal, float]
+) -> list[LayerSignal]:
+    """Layers behind which one direction is left, of several in the first and several wanted."""
+    heads = [one for one in case.once(measure_signal).layers if one.layer in case.structure.heads]
+    num_outputs = sum(layer.width for layer in heads)
+    if not hidden or num_outputs < 3 or ranks[hidden[0]] < 2 * case.thresholds.directions:
+        return []
+    return [
+        layer
+        for layer in hidden
+        if layer.width >= _LEAST_WIDTH and ranks[layer] < case.thresholds.directions
+    ]
 
 
 def isometry_gap(rows: np.ndarray) -> float:

@@ -21,7 +21,10 @@ def check_scale(case: Case) -> Iterator[Finding]:
     layers = [layer for layer in signal.layers if layer.has_real_input]
     if layers and all(layer.is_finite.all() for layer in signal.layers):
         yield from _lost(case, layers)
-        yield from _grown(case, layers)
+        grown = list(_grown(case, layers))
+        yield from grown
+        if grown:
+            return  # and the outputs with it
     yield from _output(case, signal)
 
 

@@ -1,0 +1,113 @@
+"""Signals that get lost or grow, outputs that are too large, data that is not normalised."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pfn_optax.diagnosis import Cause, Severity
+from pfn_optax.diagnosis.checks.input_scale import check_input_scale
+from pfn_optax.diagnosis.checks.scale import check_scale, layer_gain
+from pfn_optax.diagnosis.signal import measure_signal
+from tests.diagnosis.cases import DEPTH, scaled
+
+
+def test_gains_are_those_of_mean_field(relu_net, linear_net):
+    for net in (relu_net, linear_net):
+        layers = net.case().once(measure_signal).layers
+        assert len(layers) == DEPTH + 1
+        # He's rule keeps the mean square of ReLU, and 1 / fan-in that of no activation.
+        gains = [layer_gain(layer) for layer in layers[:-1]]
+        assert np.prod(gains) ** (1 / DEPTH) == pytest.approx(1.0, abs=0.2)
+
+
+def test_signals_and_gains_by_hand(linear_net):
+    params, x = linear_net.params, np.asarray(linear_net.batch["x"], np.float64)
+    h = x
+    for layer in linear_net.case().once(measure_signal).layers[:-1]:
+        assert layer.given_rms[0] == pytest.approx(np.sqrt(np.mean(h**2)), rel=1e-5)
+        h = h @ np.asarray(params[layer.name]["w"], np.float64)
+        assert layer.pre_rms[0] == pytest.approx(np.sqrt(np.mean(h**2)), rel=1e-5)
+        np.testing.assert_allclose(layer.pre[0], h, atol=1e-4)
+
+
+def _at_ratio(net, ratio: float):
+    """Parameters that leave this part of the signal behind the fourth layer."""
+    layers = net.case().once(measure_signal).layers
+    now = layers[-1].given_rms[0] / layers[0].given_rms[0]
+    factor = (ratio / now) ** (1 / DEPTH)
+    params = net.params
+    for n in range(DEPTH):
+        params = scaled(params, f"l{n}", factor)
+    return params
+
+
+@pytest.mark.parametrize("name", ["relu_net", "linear_net"])
+def test_a_signal_that_gets_lost_or_grows_is_found_beyond_the_threshold(name, request):
+    net = request.getfixturevalue(name)
+    assert not list(check_scale(net.case()))
+    assert not list(check_scale(net.case(_at_ratio(net, 1.2e-3))))
+    [found] = check_scale(net.case(_at_ratio(net, 0.8e-3)))
+    assert (found.cause, found.severity) == (Cause.INIT_TOO_SMALL, Severity.WARNING)
+    assert set(found.layers) == {"l0", "l1", "l2", "l3"}
+    assert found.excess == pytest.approx(1 / 0.8, rel=1e-3)
+    [found] = check_scale(net.case(_at_ratio(net, 1e-6)))
+    assert found.severity is Severity.CRITICAL
+    grown = _at_ratio(net, 120.0)
+    grown = scaled(grown, "out", 1e-3)  # so that the output is not too large as well
+    [found] = check_scale(net.case(grown))
+    assert (found.cause, found.severity) == (Cause.INIT_TOO_LARGE, Severity.WARNING)
+    assert set(found.layers) == {"l0", "l1", "l2", "l3"}
+    less = scaled(_at_ratio(net, 80.0), "out", 1e-3)
+    assert not list(check_scale(net.case(less)))
+
+
+def test_one_mis_scaled_layer_is_named_alone(linear_net):
+    gain = layer_gain(linear_net.case().once(measure_signal).layers[2])
+    for wanted, is_found in ((0.033, False), (0.027, True)):
+        case = linear_net.case(scaled(linear_net.params, "l2", wanted / gain))
+        findings = list(check_scale(case))
+        assert bool(findings) is is_found
+    assert findings[0].layers == ("l2",)
+    [found] = check_scale(linear_net.case(scaled(linear_net.params, "l2", 1e-5)))
+    assert found.layers == ("l2",)
+
+
+def test_a_last_layer_that_is_too_large_is_found_by_the_loss(linear_net):
+    for factor, is_found in ((1.2, False), (20.0, True)):
+        case = linear_net.case(scaled(linear_net.params, "out", factor))
+        findings = list(check_scale(case))
+        assert bool(findings) is is_found
+    [found] = findings
+    assert (found.cause, found.layers) == (Cause.INIT_TOO_LARGE, ("out",))
+    # With outputs 0 the squared error is the targets' mean square.
+    chance = float(np.mean(np.asarray(linear_net.batch["y"]) ** 2))
+    assert case.measures["loss_at_zero_output"] == pytest.approx(chance, rel=1e-5)
+
+
+def _with_data(net, change):
+    return net.case(batch={**net.batch, "x": change(net.batch["x"])})
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (lambda x: 9 * x, lambda x: 12 * x),
+        (lambda x: 0.035 * x, lambda x: 0.025 * x),
+        (lambda x: x + 4, lambda x: x + 6),
+        (lambda x: x.at[:, 3].multiply(12), lambda x: x.at[:, 3].multiply(25) / 5),
+    ],
+    ids=["large", "small", "offset", "dominated"],
+)
+def test_data_is_found_beyond_the_threshold(linear_net, inside, outside):
+    assert not list(check_input_scale(linear_net.case()))
+    assert not list(check_input_scale(_with_data(linear_net, inside)))
+    [found] = check_input_scale(_with_data(linear_net, outside))
+    assert (found.cause, found.severity) == (Cause.INPUT_SCALE, Severity.WARNING)
+    assert found.layers == ("l0",)
+    assert found.excess >= 1
+
+
+def test_data_far_beyond_is_critical_and_zeros_say_nothing(linear_net):
+    [found] = check_input_scale(_with_data(linear_net, lambda x: 1e3 * x))
+    assert found.severity is Severity.CRITICAL
+    assert not list(check_input_scale(_with_data(linear_net, jnp.zeros_like)))
