@@ -46,7 +46,8 @@ def diagnose(
         params: its parameters, any tree of arrays; or an `nnx.Module`, and then the loss is
             `loss(module, batch)`.
         batch: one batch of data, any tree of arrays. A few dozen examples are enough.
-        model: `model(params, batch)` to its predictions.
+        model: `model(params, batch)` to its predictions; without it what the last layer puts out
+            is taken for them.
         optimizer: the optax transformation that trains it; None to leave out what depends on it.
         opt_state: its state; by default `optimizer.init(params)`.
         has_aux: whether the loss returns more than the scalar.

@@ -25,7 +25,7 @@ class LayerProfile:
         dead_units: share of units that are zero for every example.
         saturated_share: share of activations at an end of their range.
         backward_norm: L2 norm of the gradient with respect to its preactivations.
-        capacity: in the flow network.
+        capacity: in the flow network: directions that it lets through, at most 48.
         is_in_cut: whether the minimum cut goes through it.
     """
 

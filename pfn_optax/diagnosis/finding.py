@@ -88,7 +88,8 @@ class Finding:
         layers: paths of the layers concerned, the most affected first; empty if it is all of them.
         excess: how far the decisive number is beyond its threshold, >= 1; orders findings of the
             same severity and cause.
-        follows_from: the cause of another finding that explains this one; such are listed last.
+        follows_from: the cause of another finding that explains this one; such are listed after
+            those that nothing explains.
     """
 
     cause: Cause
@@ -102,11 +103,12 @@ class Finding:
 
 
 def ranked(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Sorts findings: explained ones last, then by severity, by cause, by excess."""
+    """Sorts findings: notes last, before them explained ones, then by severity, cause, excess."""
     order = list(Cause)
 
-    def key(finding: Finding) -> tuple[bool, int, int, float]:
-        is_explained = finding.follows_from is not None
-        return is_explained, -finding.severity, order.index(finding.cause), -finding.excess
+    def key(finding: Finding) -> tuple[bool, bool, int, int, float]:
+        is_note, is_explained = finding.severity is Severity.NOTE, finding.follows_from is not None
+        cause = order.index(finding.cause)
+        return is_note, is_explained, -finding.severity, cause, -finding.excess
 
     return tuple(sorted(findings, key=key))

@@ -15,7 +15,7 @@ class TrainingSetup:
         loss: `loss(params, batch)` to a real scalar, or to (scalar, anything) with `has_aux`.
         params: its parameters, any tree of arrays.
         batch: one batch of data, any tree of arrays.
-        model: `model(params, batch)` to its predictions; None to read the layers off the loss.
+        model: `model(params, batch)` to its predictions; None to take what the last layer puts out.
         optimizer: the optax transformation that trains it; None to leave out what depends on it.
         opt_state: its state; None to begin with `optimizer.init(params)`.
         has_aux: whether the loss returns more than the scalar.

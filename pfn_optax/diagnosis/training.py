@@ -17,6 +17,8 @@ from pfn_optax.diagnosis.signal import measure_signal
 from pfn_optax.paths import named_leaves
 from pfn_optax.propagation.backward_taps import gradient_norm
 
+FAIR_PROGRESS = 1e-2  # share of the loss that a step of a fair size takes off
+
 _MOST_STEPS, _FEWEST_STEPS = 12, 4
 _STEPS_SECONDS = 8.0  # what the steps may take where a gradient takes long
 _MOST_IDLE = 128  # calls before an optimizer that does nothing is believed to: `MultiSteps` waits

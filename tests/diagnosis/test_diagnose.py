@@ -12,8 +12,9 @@ from pfn_optax.diagnosis import Cause, Finding, Severity, diagnose
 from pfn_optax.diagnosis.budget import Budget, Skip
 from pfn_optax.diagnosis.causes import explained
 from pfn_optax.diagnosis.diagnose import examine
+from pfn_optax.diagnosis.finding import ranked
 from pfn_optax.diagnosis.signal import measure_signal
-from tests.diagnosis.cases import DEPTH, shifted
+from tests.diagnosis.cases import DEPTH, scaled, shifted
 
 
 def quadratic(params, batch):
@@ -38,6 +39,31 @@ def test_a_network_is_profiled_layer_by_layer(relu_net):
         assert norm == pytest.approx(np.linalg.norm(np.concatenate(leaves)), rel=1e-4)
     assert found.num_params == DEPTH * 16 * 17 + 16 * 3 + 3
     assert found.seconds > 0
+
+
+def test_the_profile_has_the_first_update_the_flow_and_the_predictions(linear_net):
+    def model(params, batch):
+        h = batch["x"]
+        for n in range(DEPTH):
+            h = h @ params[f"l{n}"]["w"] + params[f"l{n}"]["b"]
+        return h @ params["out"]["w"] + params["out"]["b"]
+
+    params, batch = linear_net.params, linear_net.batch
+    waist = scaled(params, "l2", 0.0)
+    waist["l2"]["w"] = waist["l2"]["w"].at[:, 0].set(params["l2"]["w"][:, 0])  # one unit is left
+    found = diagnose(linear_net.loss, waist, batch, model=model, optimizer=optax.sgd(0.25))
+    gradients = jax.grad(linear_net.loss)(waist, batch)
+    by_name = {layer.name: layer for layer in found.layers}
+    for name, layer in by_name.items():
+        ratio = 0.25 * optax.tree.norm(gradients[name]) / optax.tree.norm(waist[name])
+        assert layer.update_ratio == pytest.approx(float(ratio), rel=1e-4)
+        assert layer.is_in_cut == (name == "l2")
+    assert [by_name[name].capacity for name in ("l1", "l2", "out")] == [16, 1, 3]
+    predictions = model(waist, batch)
+    rms = float(jnp.sqrt(jnp.mean(predictions**2)))
+    assert found.measures["prediction_rms"] == pytest.approx(rms, rel=1e-4)
+    deviation = jnp.sqrt(jnp.mean((predictions - predictions.mean(0)) ** 2))
+    assert found.measures["prediction_varying"] == pytest.approx(float(deviation) / rms, rel=1e-4)
 
 
 def test_root_causes_come_before_their_symptoms(relu_net):
@@ -157,3 +183,16 @@ def test_a_budget_knows_what_is_left():
     shape = jax.ShapeDtypeStruct((2**15, 2**15), jnp.float32)
     with pytest.raises(Skip, match=r"would take .* GB, and 1 GB are allowed"):
         budget.compile(lambda x: x * 2, shape, what="something large")
+
+
+def test_notes_come_last_and_symptoms_after_what_explains_them():
+    def finding(cause, severity, follows_from=None, excess=1.0):
+        return Finding(cause, severity, "", "", excess=excess, follows_from=follows_from)
+
+    note = finding(Cause.NONFINITE, Severity.NOTE)
+    symptom = finding(Cause.RANK_COLLAPSE, Severity.CRITICAL, Cause.INIT_TOO_SMALL)
+    small = finding(Cause.INIT_TOO_SMALL, Severity.WARNING)
+    smaller = finding(Cause.INIT_TOO_SMALL, Severity.WARNING, excess=2.0)
+    waist = finding(Cause.BOTTLENECK, Severity.WARNING)
+    expected = (smaller, small, waist, symptom, note)
+    assert ranked([note, symptom, waist, small, smaller]) == expected

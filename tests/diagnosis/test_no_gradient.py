@@ -47,6 +47,19 @@ def test_an_unused_vector_is_a_note():
     assert (found.severity, found.layers) == (Severity.NOTE, ("scale",))
 
 
+def test_a_bias_whose_gradient_is_zero_at_first_by_symmetry_says_nothing():
+    def loss(params, batch):
+        logits = batch["x"] @ params["out"]["w"] + params["out"]["b"]
+        return jnp.mean(jax.nn.softplus(logits) - batch["y"] * logits)
+
+    params = {"out": {"w": jnp.zeros((1, 1)), "b": jnp.zeros(1)}}
+    batch = {"x": jnp.asarray([[1.0], [2.0]]), "y": jnp.asarray([[0.0], [1.0]])}
+    gradients = jax.grad(loss)(params, batch)
+    assert gradients["out"]["w"].all()
+    assert not gradients["out"]["b"].any()
+    assert not list(check_no_gradient(Network(loss, params, batch).case()))
+
+
 def test_a_last_layer_of_zeros_is_a_note_and_zeros_throughout_are_critical(relu_net):
     [found] = check_no_gradient(relu_net.case(scaled(relu_net.params, "out", 0.0)))
     assert found.severity is Severity.NOTE

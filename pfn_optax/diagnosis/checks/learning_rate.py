@@ -8,10 +8,14 @@ import numpy as np
 from pfn_optax.diagnosis.case import Case, Skip
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
 from pfn_optax.diagnosis.sharpness import Sharpness, measure_sharpness
-from pfn_optax.diagnosis.training import Training, Trajectory, measure_training
+from pfn_optax.diagnosis.training import (
+    FAIR_PROGRESS,
+    Training,
+    Trajectory,
+    measure_training,
+)
 
 _SMALLER = tuple(0.25**power for power in (1, 2, 3, 5, 7, 9, 11))
-_AIM = 1e-2  # share of the loss that a step of a fair size takes off
 
 
 def check_learning_rate_too_large(case: Case) -> Iterator[Finding]:
@@ -136,7 +140,7 @@ def _largest_that_lowers(training: Training) -> Trajectory | None:
 
 def _larger_that_lowers(training: Training, progress: float) -> Trajectory | None:
     """A run with steps of a fair size, or of a tenth or hundredth of it."""
-    fair = 10.0 ** round(math.log10(_AIM / progress))
+    fair = 10.0 ** round(math.log10(FAIR_PROGRESS / progress))
     for scale in (fair, fair / 10, fair / 100):
         run = training.scaled(scale)
         gain = (run.losses[0] - run.last) / abs(run.losses[0])

@@ -5,27 +5,30 @@ from collections.abc import Iterator
 
 from pfn_optax.diagnosis.case import Case
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
+from pfn_optax.diagnosis.predictions import measure_predictions
 from pfn_optax.diagnosis.signal import Signal, measure_signal
-from pfn_optax.diagnosis.training import measure_training
+from pfn_optax.diagnosis.training import FAIR_PROGRESS, measure_training
 
 
 def check_loss_scale(case: Case) -> Iterator[Finding]:
-    """Compares the loss with 1, and with what comes out of the last layer; then looks at steps."""
+    """Compares the loss with 1, and with the predictions; then looks at steps."""
     signal, limits = case.once(measure_signal), case.thresholds
     size = abs(signal.loss)
     if not math.isfinite(size) or not size:
         return
     if size < limits.small_loss:
         yield from _small(case, size)
-    elif size / (1 + _output_square(signal)) > limits.large_loss:
-        yield from _large(case, size, _output_square(signal))
+        return
+    square = _output_square(case, signal)
+    if size / (1 + square) > limits.large_loss:
+        yield from _large(case, size, square)
 
 
 def _small(case: Case, size: float) -> Iterator[Finding]:
     training = case.once(measure_training)
     progress, response = training.progress, training.response
     is_swamped = response > case.thresholds.scale_response
-    if not is_swamped or progress > _AIM:
+    if not is_swamped or progress > FAIR_PROGRESS:
         return
     factor = 10.0 ** round(-math.log10(size))
     yield Finding(
@@ -56,25 +59,24 @@ def _large(case: Case, size: float, square: float) -> Iterator[Finding]:
     yield Finding(
         Cause.LOSS_SCALE,
         Severity.CRITICAL,
-        f"The loss is {size:.2g} where the last layer puts out numbers of about "
+        f"The loss is {size:.2g} where the predictions are numbers of about "
         f"{math.sqrt(square):.2g}, and the gradients are as large: {len(run.steps)} steps do not "
         "lower it.",
         f"Multiply the loss by about {factor:.0e}: take the mean where there is a sum, bring "
         "targets to unit variance; or use an optimizer that does not mind, as optax.adam.",
         (
             Evidence("loss", size, case.thresholds.large_loss * (1 + square)),
-            Evidence("mean square of what the last layer puts out", square),
+            Evidence("mean square of the predictions", square),
         ),
         excess=size / (1 + square) / case.thresholds.large_loss,
     )
 
 
-_AIM = 1e-2  # share of the loss that a step of a fair size takes off
-
-
-def _output_square(signal: Signal) -> float:
-    """Mean square of what the last layer puts out; 0 where no layer is known."""
-    if not signal.layers:
-        return 0.0
-    square = float((signal.layers[-1].pre_rms ** 2).max())
+def _output_square(case: Case, signal: Signal) -> float:
+    """Mean square of the predictions: the model's own, or what the last layer puts out."""
+    predictions = case.once(measure_predictions)
+    if predictions is not None:
+        square = predictions.mean_square
+    else:
+        square = float((signal.layers[-1].pre_rms ** 2).max()) if signal.layers else 0.0
     return square if math.isfinite(square) else 0.0

@@ -30,7 +30,8 @@ def check_no_gradient(case: Case) -> Iterator[Finding]:
     lasting = set(_zeros(by_path(signal.gradients, later), set(unreached)))
     if stuck := tuple(path for path in zero if path in lasting):
         yield _zero(case, stuck)
-    if passing := tuple(path for path in zero if path not in lasting):
+    passing = tuple(path for path in zero if path not in lasting)
+    if _num_matrices(case, passing):  # that of a bias may be 0 by the symmetry of the targets
         yield _passing(case, passing)
 
 
@@ -63,13 +64,18 @@ def _layers(case: Case, paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(case.layer_of, paths)))
 
 
+def _shown(case: Case, paths: tuple[str, ...]) -> str:
+    """The layers; if no matrix is among them the leaves themselves, a layer's bias alone."""
+    return listed(_layers(case, paths) if _num_matrices(case, paths) else paths, 4)
+
+
 def _unreached(case: Case, paths: tuple[str, ...]) -> Finding:
     num_leaves = sum(is_floating(leaf) for _, leaf in named_leaves(case.setup.params))
     is_all = len(paths) == num_leaves
     summary = (
         "The loss depends on no parameter"
         if is_all
-        else f"The loss does not depend on {listed(_layers(case, paths), 4)}"
+        else f"The loss does not depend on {_shown(case, paths)}"
     )
     return Finding(
         Cause.NO_GRADIENT,
@@ -85,14 +91,13 @@ def _unreached(case: Case, paths: tuple[str, ...]) -> Finding:
 
 
 def _zero(case: Case, paths: tuple[str, ...]) -> Finding:
-    layers = _layers(case, paths)
     given, _ = case.once(measure_given)
     zeros = [path for path in _zeros(given, set()) if _num_matrices(case, (path,))]
     why = f" Weights that are all 0 are those of {listed(_layers(case, tuple(zeros)), 4)}."
     return Finding(
         Cause.NO_GRADIENT,
         Severity.CRITICAL if _num_matrices(case, paths) else Severity.NOTE,
-        f"The gradient with respect to {listed(layers, 4)} is exactly 0, and still is after a "
+        f"The gradient with respect to {_shown(case, paths)} is exactly 0, and still is after a "
         f"step.{why if zeros else ''}",
         "Initialise weights at random (jax.nn.initializers.he_normal) and let only the last layer "
         "start at 0."
@@ -100,7 +105,7 @@ def _zero(case: Case, paths: tuple[str, ...]) -> Finding:
         else "Look at the layers between them and the loss: units that are dead or saturated, "
         "weights that are 0, or a factor that underflows.",
         (Evidence("parameters whose gradient is 0", len(paths), 0.0),),
-        layers,
+        _layers(case, paths),
         excess=float(len(paths)),
     )
 

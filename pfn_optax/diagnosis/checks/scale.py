@@ -97,10 +97,7 @@ def _too_small(case: Case, layers: Sequence[LayerSignal], left: float, limit: fl
         f"times larger: {initializer(layers[0].activation)}; or a norm layer.",
         (
             Evidence("signal left of the data's", left, limit),
-            *(
-                Evidence(f"gain of {one.name}", gains[one], case.thresholds.layer_loss)
-                for one in layers[:5]
-            ),
+            *(Evidence(f"gain of {one.name}", gains[one]) for one in layers[:5]),
         ),
         tuple(dict.fromkeys(layer.layer for layer in layers)),
         excess=excess,
