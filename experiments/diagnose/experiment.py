@@ -15,6 +15,8 @@ from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
 from pfn_optax.diagnosis import Diagnosis, diagnose
 
+_FORGET_EVERY = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class DiagnoseExperiment:
@@ -86,15 +88,20 @@ class DiagnoseExperiment:
         folder = self._folder(which)
         runs.open_run(folder, config, overwrite=self.overwrite)
 
-        def measure(name: str, seed: int) -> dict[str, Any]:
-            found = record(diagnosed(chosen[name], seed, self.max_seconds))
-            jax.clear_caches()  # no program is of use to the next, and each takes memory
-            return found
+        num_done = 0
 
-        pieces = [(name, seed) for name in chosen for seed in range(self.seeds)]
+        def measure(seed: int, name: str) -> dict[str, Any]:
+            nonlocal num_done
+            num_done += 1
+            if num_done % _FORGET_EVERY == 0:
+                jax.clear_caches()  # few programs are of use to the next, and each takes memory
+            return record(diagnosed(chosen[name], seed, self.max_seconds))
+
+        # Seed by seed, so that a run broken off has seen all scenarios as often.
+        pieces = [(seed, name) for seed in range(self.seeds) for name in chosen]
         done = resumed(folder / "diagnoses.jsonl", pieces, measure)
         found: dict[str, list[dict[str, Any]]] = {}
-        for (name, _), one in zip(pieces, done, strict=True):
+        for (_, name), one in zip(pieces, done, strict=True):
             found.setdefault(name, []).append(one)
         rows = [_row(chosen[name], records) for name, records in found.items()]
         summary = scores(chosen, found)
