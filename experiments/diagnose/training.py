@@ -65,4 +65,4 @@ def _train(setup: TrainingSetup, batches: Any, steps: int) -> tuple[Any, Any, np
         found.append(now)
     if graph is not None:
         params = nnx.merge(graph, params, others)
-    return params, opt_state, np.asarray(found)
+    return params, opt_state, np.asarray(jnp.stack(found), np.float32)  # bfloat16 is no NumPy type

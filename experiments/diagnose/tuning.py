@@ -67,7 +67,8 @@ SCENARIOS = (
         Cause.INIT_TOO_SMALL,
         replace(healthy.MLP_RELU, optimizer=optax.sgd(0.1)),
         layers=("Dense_1",),
-        why="One kernel is a thousandth of He's.",
+        why="One kernel is a thousandth of He's: the loss stays at that of a guess for some fifty "
+        "steps.",
         edit=scaled("Dense_1/kernel", 1e-3),
     ),
     planted(
@@ -203,7 +204,8 @@ SCENARIOS = (
         Cause.FROZEN,
         healthy.CNN_BATCH_NORM,
         layers=("layers/0",),
-        why="The optimizer's labels leave the first convolution out.",
+        why="The optimizer's labels leave the first convolution out. On digits the others make up "
+        "for it; it stays at random all the same.",
         optimizer=optax.multi_transform(
             {"train": optax.sgd(0.05, momentum=0.9), "freeze": optax.set_to_zero()},
             labels_but("'layers'][0]"),
@@ -275,7 +277,8 @@ SCENARIOS = (
         "cnn",
         Cause.NONFINITE,
         healthy.CNN_RELU,
-        why="One pixel of one image is NaN.",
+        why="One pixel of one image is NaN. Where ReLU makes it 0, as on CPUs, the loss stays "
+        "finite; the first kernel's gradient does not, and nothing is learnt.",
         data=changed(images("mnist", size=32), _with_nan),
     ),
     planted(
