@@ -11,8 +11,8 @@ from experiments.diagnose import figure
 from experiments.diagnose.registry import HELD_OUT, TUNING
 from experiments.diagnose.scenario import Scenario
 from experiments.diagnose.scores import alarms, label, rank, record, scores
-from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 from pfn_optax.diagnosis import Diagnosis, diagnose
 
 _FORGET_EVERY = 10

@@ -11,8 +11,8 @@ from experiments import runs
 from experiments.diagnose.recipe import Recipe
 from experiments.diagnose.registry import HELD_OUT, TUNING
 from experiments.diagnose.training import losses
-from experiments.dynamics.pieces import resumed
 from experiments.errors import UsageError
+from experiments.pieces import resumed
 
 
 @dataclasses.dataclass(frozen=True)
