@@ -389,11 +389,11 @@ SCENARIOS = (
         Cause.BOTTLENECK,
         healthy.CNN_TANH,
         layers=("Conv_2",),
-        why="One channel on a map of 2 by 2, between layers of 24.",
+        why="One channel on a map of 1 by 1, so one number, between layers of 24.",
         network=linen(
             CNN(
                 (12, 24, 1, 24, 36),
-                (2, 1, 2, 1, 1),
+                (2, 2, 2, 1, 1),
                 activation=nn.tanh,
                 kernel_init=init.xavier_normal(),
             )

@@ -29,7 +29,7 @@ MLP_SIGMOID = Recipe(
 )
 MLP_RESIDUAL = Recipe(
     data=images("digits", form="flat"),
-    network=linen(MLP((48,) * 16, activation=nn.relu, norm="layer", is_residual=True)),
+    network=linen(MLP((48,) * 16, norm="layer", is_residual=True, head_init=init.normal(0.01))),
     optimizer=optax.adam(1e-3),
     has_aux=True,
 )
@@ -136,7 +136,12 @@ SCENARIOS = (
         recipe=MLP_SIGMOID,
         why="One sigmoid layer: old, and it trains.",
     ),
-    Scenario(name="held-mlp-residual", family="mlp", recipe=MLP_RESIDUAL, why="Sixteen layers."),
+    Scenario(
+        name="held-mlp-residual",
+        family="mlp",
+        recipe=MLP_RESIDUAL,
+        why="Sixteen layers, whose sum a small head keeps from starting at a high loss.",
+    ),
     Scenario(name="held-cnn-group-norm", family="cnn", recipe=CNN_GROUP_NORM),
     Scenario(name="held-cnn-nnx", family="cnn", recipe=CNN_NNX),
     Scenario(
