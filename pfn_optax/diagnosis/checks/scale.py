@@ -55,8 +55,10 @@ def _lost(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
     left = over_rounds(at.given_rms) / first if at else 1.0
     if at is not None and left < limits.signal_loss:
         before = hidden[: hidden.index(at)] if at in hidden else hidden
-        yield _too_small(case, _culprits(before, gains, is_small=True), left, limits.signal_loss)
-        return
+        # None where no weights made it small: a state behind a closed gate, for one.
+        if culprits := _culprits(before, gains, is_small=True):
+            yield _too_small(case, culprits, left, limits.signal_loss)
+            return
     small = sorted(
         (layer for layer in hidden if gains[layer] < limits.layer_loss), key=gains.__getitem__
     )
