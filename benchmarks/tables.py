@@ -16,7 +16,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 PAGE, RESULTS = FOLDER / "README.md", FOLDER / "results"
 
-_DIAGNOSING, _OTHER = ", diagnosing step", ", other steps"
+_DIAGNOSING, _RECORDING, _OTHER = ", diagnosing step", ", recording step", ", other steps"
 _TABLE = re.compile(r"<!-- table (?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -113,6 +113,41 @@ def overhead(record: Mapping[str, Any]) -> str:
             ),
             f"An update that does not diagnose takes {ratio:.2f} times the update behind "
             "`optax.clip_by_global_norm`.",
+        )
+    )
+
+
+def monitors(record: Mapping[str, Any]) -> str:
+    """Formats what a record of each monitor costs, and what it adds to a training step."""
+    whole, every = record["step_seconds"], record["every"]
+    updates, forward = record["update_seconds"], record["forward_seconds"]
+    lines = []
+    for name in (key for key in (*updates, *forward) if key.endswith(_RECORDING)):
+        arm = name.removesuffix(_RECORDING)
+        if name in updates:
+            plain = updates["sgd"]
+            recording, other = updates[name] - plain, updates[arm + _OTHER] - plain
+        else:
+            recording, other = forward[name], 0.0
+        amortised = ((every - 1) * other + recording) / every
+        lines.append(
+            [arm, f"{1e3 * recording:.1f}", f"{1e3 * other:.2f}", f"{amortised / whole:.3%}"]
+        )
+    return "\n\n".join(
+        (
+            f"{record['num_params']:,} parameters, batch {record['batch_size']}, JAX "
+            f"{record['jax']} on {record['device']}: {1e3 * whole:.0f} ms a training step, of "
+            f"which the plain forward run is {1e3 * forward['plain forward run']:.0f}, the update "
+            f"{1e3 * updates['sgd']:.1f}.",
+            markdown(
+                [
+                    "what is recorded",
+                    "a record, ms",
+                    "other steps, ms",
+                    f"amortised at N = {every}, share of a training step",
+                ],
+                lines,
+            ),
         )
     )
 
@@ -321,6 +356,7 @@ TABLES = {
     "loop": ("solver", loop),
     "scaling": ("scaling", scaling),
     "overhead": ("overhead", overhead),
+    "monitors": ("monitors", monitors),
     "batches": ("batches", batches),
     "alignment": ("alignment", alignment),
     "curvature": ("curvature", curvature),

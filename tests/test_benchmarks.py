@@ -11,7 +11,17 @@ import optax
 import pytest
 from flax import nnx
 
-from benchmarks import batches, dynamics, figures, graphs, overhead, peers, scaling, tables
+from benchmarks import (
+    batches,
+    dynamics,
+    figures,
+    graphs,
+    monitors,
+    overhead,
+    peers,
+    scaling,
+    tables,
+)
 from benchmarks.resnet import resnet
 from pfn_optax import pfn
 from tests.tolerance import rtol
@@ -94,6 +104,34 @@ def test_overhead_is_amortised_over_the_period():
     assert "| layers | 2.00 | 0.050% |" in text
     assert "| layers, diagnosing step | 61.00 | 51.00 | 1.275% | 1.5 |" in text
     assert "takes 0.92 times the update" in text
+
+
+def test_records_of_monitors_are_amortised_over_the_period():
+    record = {
+        "jax": "0",
+        "device": "cpu",
+        "num_params": 1000,
+        "batch_size": 128,
+        "every": 50,
+        "step_seconds": 4.0,
+        "update_seconds": {
+            "sgd": 0.010,
+            "gradients, recording step": 0.061,
+            "gradients, other steps": 0.011,
+        },
+        "forward_seconds": {"plain forward run": 1.0, "activations, recording step": 1.2},
+    }
+    text = tables.monitors(record)
+    assert "| gradients | 51.0 | 1.00 | 0.050% |" in text  # (49 x 1 + 51) / 50 = 2 ms, of 4,000
+    assert "| activations | 1200.0 | 0.00 | 0.600% |" in text
+
+
+@pytest.mark.slow
+def test_monitors_are_measured_on_a_narrow_network():
+    record = monitors.measure(
+        monitors.Config(repeats=1, num_steps=2, batch_size=4, width=2, stages=(1, 1))
+    )
+    assert "| activations of a quarter |" in tables.monitors(record)
 
 
 @pytest.mark.parametrize("family", graphs.FAMILIES)

@@ -112,14 +112,13 @@ def hessian_probe(
 
     def init(params):
         dtype = spaces.dtype_of(params)
-        count, values = jnp.zeros((), jnp.int32), jnp.zeros(num_values, dtype)
         return HessianProbeState(
-            hessian_step=count,
-            hessian_probes=count,
-            hessian_eigenvalues=values,
-            hessian_residuals=values,
+            hessian_step=jnp.zeros((), jnp.int32),
+            hessian_probes=jnp.zeros((), jnp.int32),
+            hessian_eigenvalues=jnp.zeros(num_values, dtype),
+            hessian_residuals=jnp.zeros(num_values, dtype),
             hessian_sharpness=jnp.zeros((), dtype),
-            hessian_products=count,
+            hessian_products=jnp.zeros((), jnp.int32),
             hessian_status=jnp.asarray(CurvatureStatus.WAITING, jnp.int32),
             hessian_vector=optax.tree.zeros_like(params, dtype) if warm_start else (),
         )

@@ -94,14 +94,13 @@ def lyapunov_probe(
         del params
         size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(state))
         dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(state))
-        count = jnp.zeros((), jnp.int32)
-        values = jnp.zeros(size if num_exponents is None else num_exponents, dtype)
+        num_values = size if num_exponents is None else num_exponents
         return LyapunovProbeState(
-            lyapunov_step=count,
-            lyapunov_probes=count,
-            lyapunov_exponents=values,
-            lyapunov_standard_error=values,
-            lyapunov_first_nonfinite=count - 1,
+            lyapunov_step=jnp.zeros((), jnp.int32),
+            lyapunov_probes=jnp.zeros((), jnp.int32),
+            lyapunov_exponents=jnp.zeros(num_values, dtype),
+            lyapunov_standard_error=jnp.zeros(num_values, dtype),
+            lyapunov_first_nonfinite=jnp.full((), -1, jnp.int32),
             lyapunov_status=jnp.asarray(DynamicsStatus.WAITING, jnp.int32),
         )
 

@@ -50,10 +50,9 @@ class ActivationMonitor:
     def init(self, params: Any, *args: Any) -> ActivationMonitorState:
         """Returns a state without records; of the arguments, only shapes are read."""
         shapes = jax.eval_shape(lambda *args: self.taps(*args).layers, params, *args)
-        count = jnp.zeros((), jnp.int32)
         return ActivationMonitorState(
-            activation_step=count,
-            activation_records=count,
+            activation_step=jnp.zeros((), jnp.int32),
+            activation_records=jnp.zeros((), jnp.int32),
             activation_steps=jnp.zeros(self.capacity, jnp.int32),
             activation_values=jax.tree.map(
                 lambda leaf: jnp.zeros((self.capacity, *leaf.shape), leaf.dtype), shapes

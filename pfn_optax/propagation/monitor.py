@@ -103,20 +103,22 @@ def propagation_monitor(
 
     def init(params):
         num_layers = jax.eval_shape(lambda tree: gradient_profile(tree, layers=order), params).size
-        count = jnp.zeros((), jnp.int32)
-        rows = jnp.zeros((capacity, num_layers), jnp.float32)
+
+        def rows():  # a buffer for each, so that the state can be donated
+            return jnp.zeros((capacity, num_layers), jnp.float32)
+
         return PropagationMonitorState(
-            propagation_step=count,
-            propagation_records=count,
+            propagation_step=jnp.zeros((), jnp.int32),
+            propagation_records=jnp.zeros((), jnp.int32),
             propagation_steps=jnp.zeros(capacity, jnp.int32),
-            propagation_gradient_norm=rows,
-            propagation_parameter_norm=rows,
-            propagation_update_ratio=rows,
+            propagation_gradient_norm=rows(),
+            propagation_parameter_norm=rows(),
+            propagation_update_ratio=rows(),
             propagation_slope=jnp.zeros(capacity, jnp.float32),
-            propagation_nonfinite_leaf=count - 1,
-            propagation_nonfinite_step=count - 1,
-            propagation_weight_rank=rows if weights else (),
-            propagation_spectral_norm=rows if weights else (),
+            propagation_nonfinite_leaf=jnp.full((), -1, jnp.int32),
+            propagation_nonfinite_step=jnp.full((), -1, jnp.int32),
+            propagation_weight_rank=rows() if weights else (),
+            propagation_spectral_norm=rows() if weights else (),
         )
 
     def record(seen, state):
