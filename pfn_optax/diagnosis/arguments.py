@@ -86,7 +86,9 @@ def _without_module(setup: TrainingSetup) -> TrainingSetup:
     graph, params, rest = nnx.split(setup.params, nnx.Param, ...)
 
     def of_params(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, batch: function(nnx.merge(graph, params, rest), batch)
+        return lambda params, batch: function(
+            nnx.merge(graph, params, rest, copy=True), batch
+        )  # a copy: batch norm and dropout write into their module
 
     return replace(
         setup,

@@ -196,3 +196,21 @@ def test_notes_come_last_and_symptoms_after_what_explains_them():
     waist = finding(Cause.BOTTLENECK, Severity.WARNING)
     expected = (smaller, small, waist, symptom, note)
     assert ranked([note, symptom, waist, small, smaller]) == expected
+
+
+def test_a_module_that_counts_and_draws_as_it_runs():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.norm = nnx.Linear(4, 8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+            self.dropout, self.head = nnx.Dropout(0.1, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.dropout(nnx.relu(self.norm(self.dense(x)))))
+
+    model = Model(nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
+    x = 1 + jax.random.normal(jax.random.key(0), (32, 4))
+    found = diagnose(lambda model, x: jnp.mean((model(x) - x[:, :2]) ** 2), model, x)
+    assert found.is_healthy, str(found)
+    assert [layer.name for layer in found.layers] == ["dense", "head"]
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model, nnx.BatchStat))
