@@ -34,7 +34,7 @@ from pfn_optax.diagnosis.signal import measure_signal
 from pfn_optax.diagnosis.training import Training, measure_training, nodes_of
 
 _PARALLEL = 0.999  # cosine of momentum and update from which there is one learning rate
-_SECONDS = 8.0
+_SECONDS = 5.0
 _MOST_PRODUCTS, _FEWEST_PRODUCTS = 24, 3
 _NUM_VECTORS = 10
 

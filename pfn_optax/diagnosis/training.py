@@ -20,7 +20,7 @@ from pfn_optax.propagation.backward_taps import gradient_norm
 FAIR_PROGRESS = 1e-2  # share of the loss that a step of a fair size takes off
 
 _MOST_STEPS, _FEWEST_STEPS = 12, 4
-_STEPS_SECONDS = 8.0  # what the steps may take where a gradient takes long
+_STEPS_SECONDS = 5.0  # what the steps may take where a gradient takes long
 _MOST_IDLE = 128  # calls before an optimizer that does nothing is believed to: `MultiSteps` waits
 _LATER = (10, 100, 1_000, 10_000, 100_000)  # steps ahead at which schedules are looked up
 
