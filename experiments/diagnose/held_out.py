@@ -223,10 +223,12 @@ SCENARIOS = (
         Cause.SYMMETRIC_UNITS,
         healthy.RNN_IDENTITY,
         layers=("cell0",),
-        why="All weights of the cell are the same: it has one unit, many times.",
+        why="All weights of the cell are the same, and so are those of the head for each class: it "
+        "has one unit, many times, for ever.",
         edit=chained(
             edited("cell0/i/kernel", lambda kernel: jnp.full_like(kernel, 0.05)),
             edited("cell0/h/kernel", lambda kernel: jnp.full_like(kernel, 1 / 56)),
+            edited("head/kernel", lambda kernel: jnp.broadcast_to(kernel[:1], kernel.shape)),
         ),
     ),
     planted(

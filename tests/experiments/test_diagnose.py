@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
-from experiments.diagnose import data, experiment, scores
+from experiments.diagnose import data, experiment, proof, scores, tables
 from experiments.diagnose.edits import edited, labels_but, mask_only, rank_limited, scaled
 from experiments.diagnose.registry import HELD_OUT, TUNING
 from experiments.diagnose.training import trained
@@ -171,6 +171,13 @@ def test_the_command_scores_a_set_and_goes_on(tmp_path, capsys, monkeypatch):
     assert main(["diagnose", "--seeds", "2", "--run-dir", str(tmp_path / "run")]) == 2
 
 
+def test_the_guide_holds_the_committed_scores():
+    text = tables.GUIDE.read_text("utf-8")
+    found = tables.MARKED.search(text)
+    assert found is not None
+    assert found[2] == tables.section(), "python -m experiments.diagnose.tables"
+
+
 def test_the_command_shows_a_scenario(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--scenario", "mlp-dead-relus", "--seeds", "1", "--run-dir", str(folder)]
@@ -181,8 +188,6 @@ def test_the_command_shows_a_scenario(tmp_path, capsys):
 
 
 def test_the_command_trains_scenarios(tmp_path, monkeypatch, capsys):
-    from experiments.diagnose import proof
-
     chosen = {name: TUNING[name] for name in ("mlp-dead-relus", "mlp-relu")}
     monkeypatch.setattr(proof, "TUNING", chosen)
     options = ["--steps", "40", "--run-dir", str(tmp_path / "run")]
