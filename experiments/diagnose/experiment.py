@@ -111,7 +111,7 @@ class DiagnoseExperiment:
         if self.json:
             runs.write_json(self.json, {"config": config, "summary": summary, "rows": rows})
         if self.plot:
-            title = f"{which} scenarios, {self.seeds} seeds each"
+            title = f"{which} scenarios, seeds of each: {self.seeds}"
             figure.confusion_matrix(summary["confusion"], title, self.plot)
 
 
@@ -149,12 +149,13 @@ def _report(summary: dict[str, Any]) -> str:
 
     lines = [
         f"{summary['num_pathologies']} pathologies and {summary['num_healthy']} healthy networks, "
-        f"{summary['num_seeds']} seeds each",
+        f"seeds of each: {summary['num_seeds']}",
         *(
             f"planted cause among the first {top}: {shown(f'recall_in_top_{top}')}"
             for top in (1, 2, 3)
         ),
-        f"healthy networks with an alarm: {shown('false_alarms')}",
+        f"healthy networks with an alarm: {shown('false_alarms')}, at most "
+        f"{summary['false_alarms_at_most']:.1%} at 95%",
         "seconds per diagnosis: median {median:.1f}, largest {largest:.1f}".format(
             **summary["seconds"]
         ),

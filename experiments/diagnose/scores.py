@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from experiments.diagnose.scenario import Scenario
 from experiments.statistics import Estimate
@@ -89,6 +90,7 @@ def scores(
     result["names_layer"] = float(np.mean(told)) if told else None
     shares = [np.mean([bool(alarms(own)) for own in found[name]]) for name in healthy]
     result["false_alarms"] = bootstrap(shares)._asdict()
+    result["false_alarms_at_most"] = upper_bound(sum(map(bool, shares)), len(shares))
     seconds = [own["seconds"] for records in found.values() for own in records]
     result["seconds"] = {
         "median": float(np.median(seconds)),
@@ -118,7 +120,7 @@ def _told(found: Mapping[str, Any]) -> list[str]:
 
 def label(scenario: Scenario) -> str:
     """What is planted, in one string."""
-    return " or ".join(scenario.causes) or HEALTHY
+    return " or ".join(cause for cause in Cause if cause in scenario.causes) or HEALTHY
 
 
 def confusion(
@@ -152,3 +154,17 @@ def bootstrap(values: Sequence[Any], *, num_resamples: int = 10_000, seed: int =
     drawn = np.random.default_rng(seed).integers(own.size, size=(num_resamples, own.size))
     low, high = np.percentile(own[drawn].mean(axis=1), [2.5, 97.5])
     return Estimate(float(own.mean()), float(low), float(high))
+
+
+def upper_bound(num_true: int, number: int) -> float:
+    """Exact 95% bound from above on a share, of independent draws; 1 of none.
+
+    A bootstrap of draws that are all alike has no width, however few they are.
+
+    Example:
+        >>> round(upper_bound(0, 22), 3)
+        0.127
+    """
+    if num_true == number:
+        return 1.0
+    return float(stats.beta.ppf(0.95, num_true + 1, number - num_true))

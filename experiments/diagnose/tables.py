@@ -48,6 +48,7 @@ def _numbers(held_out: Mapping[str, Any], tuning: Mapping[str, Any]) -> list[str
         ),
         line("planted layer named with it", lambda one: f"{one['names_layer']:.1%}"),
         line("healthy networks with a warning or worse", interval("false_alarms")),
+        line("that share at most, at 95%", lambda one: f"{one['false_alarms_at_most']:.1%}"),
         line(
             "seconds of a diagnosis, median and largest",
             lambda one: "{median:.1f}, {largest:.1f}".format(**one["seconds"]),

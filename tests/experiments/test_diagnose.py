@@ -141,6 +141,7 @@ def test_scores_of_known_records():
     result = scores.scores(scenarios, found)
     assert [result[f"recall_in_top_{top}"]["mean"] for top in (1, 2, 3)] == [0.5, 0.75, 1.0]
     assert result["false_alarms"] == {"mean": 0.25, "low": 0.0, "high": 0.5}
+    assert result["false_alarms_at_most"] == pytest.approx(0.95**0.5)  # 1 of 2: 1 - p^2 = .05
     assert result["missed"] == {"mlp-dead-relus": [["init_too_large"] * 2 + ["dead_units"]]}
     assert result["alarms_on_healthy"] == {"mlp-tanh": [["dead_units"]]}
     assert result["confusion"] == {
