@@ -14,6 +14,8 @@ from experiments.diagnose.registry import HELD_OUT, TUNING
 from experiments.diagnose.training import trained
 from pfn_optax.diagnosis import Cause, Diagnosis, Finding, Severity
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 FAMILIES = {"mlp", "cnn", "resnet", "transformer", "rnn"}
 
 
