@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "diagnosis.md"
 RESULTS = ROOT / "experiments" / "results"
-MARKED = re.compile(r"(<!-- scores: .* -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- scores: [^\n]* -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def section(results: Path = RESULTS) -> str:

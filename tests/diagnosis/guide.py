@@ -8,7 +8,7 @@ from pathlib import Path
 from pfn_optax.diagnosis import Thresholds
 
 GUIDE = Path(__file__).parents[2] / "docs" / "diagnosis.md"
-THRESHOLDS = re.compile(r"(<!-- thresholds: .* -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+THRESHOLDS = re.compile(r"(<!-- thresholds: [^\n]* -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def thresholds_table():
