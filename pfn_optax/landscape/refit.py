@@ -41,6 +41,17 @@ class Refit:
                 earlier = self._products.get(name, 0)
                 self._products[name] = earlier + np.asarray(product, np.float64)
 
+    def reads(self, name: str) -> bool:
+        """Whether the activations of a group could be read off the function.
+
+        Args:
+            name: the group.
+
+        Returns:
+            Whether there is a mixture for it.
+        """
+        return name in self._products
+
     def mixing(self, name: str, kept: np.ndarray, prior: np.ndarray, ridge: float) -> np.ndarray:
         """Solves for the mixture.
 
@@ -56,7 +67,7 @@ class Refit:
         Raises:
             ValueError: if the activations of the group cannot be read, or are not finite.
         """
-        if name not in self._products:
+        if not self.reads(name):
             raise ValueError(
                 f"the activations of group {name!r} cannot be read off the function (they live in "
                 "a loop, or on one device's part of an array): leave the group out of sizes."

@@ -1,0 +1,26 @@
+"""Topology optimisation: more units where they are missing, fewer where they are not needed.
+
+- `grow`: adds units to groups; function, loss, batch statistics and optimizer state stay.
+- `shrink`: removes units; the change of the loss is measured and bounded.
+- `grow_module`: adds units to a module of Flax NNX.
+- `widths`: the sizes to build a Linen module with.
+- `state_kinds`, `Kind`: what the leaves of an optimizer's state are made of.
+"""
+
+from pfn_optax.growth.changes import Kind
+from pfn_optax.growth.grow import Grown, grow, widths
+from pfn_optax.growth.kinds import state_kinds
+from pfn_optax.growth.modules import GrownModule, grow_module
+from pfn_optax.growth.shrink import Shrunk, shrink
+
+__all__ = [
+    "Grown",
+    "GrownModule",
+    "Kind",
+    "Shrunk",
+    "grow",
+    "grow_module",
+    "shrink",
+    "state_kinds",
+    "widths",
+]
