@@ -21,6 +21,7 @@ Beside it, on the same groups of hidden units (`pfn_optax.units`):
 - `pfn_optax.align`: networks matched by permuting units, merged, kept near a reference.
 - `pfn_optax.curvature`: the spectrum of the Hessian, its inertia, a probe for training.
 - `pfn_optax.landscape`: networks embedded in wider ones, critical points, condensation.
+- `pfn_optax.growth`: more units and fewer, while training, with the optimizer's state along.
 - `pfn_optax.dynamics`: Lyapunov exponents, and gradients that survive chaos.
 - `pfn_optax.propagation`: what depth does to activations and gradients, mean field or measured.
 

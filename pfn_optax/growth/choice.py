@@ -64,7 +64,7 @@ def split_of(
         # Each again, in turn, where there are more to add than there are.
         new = np.resize(np.argsort(-sizes, kind="stable"), num_units)
     else:
-        chosen = units[group.name] if isinstance(units, Mapping) else units
+        chosen = units.get(group.name, ()) if isinstance(units, Mapping) else units
         new = np.asarray(chosen)
         is_valid = new.shape == (num_units,) and np.issubdtype(new.dtype, np.integer)
         if not (is_valid and new.min() >= 0 and new.max() < group.size):

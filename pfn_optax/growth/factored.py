@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pfn_optax.growth.changes import Kind
-from pfn_optax.growth.kinds import StateLeaf
+from pfn_optax.growth.labels import StateLeaf
 from pfn_optax.growth.resizing import Resizing
 from pfn_optax.paths import Path
 

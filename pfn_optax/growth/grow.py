@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from pfn_optax.growth.changes import NEW, Change, Kind
+from pfn_optax.growth.arguments import arrays, gradient_leaves, joined, numbers_of, require_growable
+from pfn_optax.growth.changes import Change, Kind
 from pfn_optax.growth.choice import Units, fresh_of, generator, require_key, split_of
-from pfn_optax.growth.resizing import Places, Resizing, host, places_of
+from pfn_optax.growth.fresh import fresh_leaves
+from pfn_optax.growth.resizing import Resizing, places_of
 from pfn_optax.growth.state import Rebuild, resized_state
-from pfn_optax.paths import Path, named_leaves
-from pfn_optax.units import Group, UnitSpec, check_spec
+from pfn_optax.units import UnitSpec, check_spec
 
 How = Literal["split", "fresh"]
 
@@ -99,8 +98,7 @@ def grow(
             as are added, or those with the largest `"outgoing"` weights or incoming `"gradient"`.
         spread: by how much the shares of the copies of a unit differ: (1 ± spread) / 2 for two.
             0 for equal shares.
-        gradients: of the parameters (with the batch statistics beside them, if the spec has them),
-            for `units="gradient"`.
+        gradients: of the parameters, for `units="gradient"`.
         init: for fresh units, freshly initialised parameters of the new sizes, from which the new
             units' weights are taken. By default normal numbers of the root mean square of the
             leaf; of leaves with one axis or of positive entries, the values of a random unit.
@@ -175,14 +173,13 @@ def grow(
             continue
         if spread:
             require_key(key, "with a spread, the shares of the copies are drawn")
-        slopes = None if gradients is None else arrays(places, gradients, None)
+        slopes = None if gradients is None else gradient_leaves(places, leaves, gradients)
         draw = generator(key, number) if spread else None
         changes[name] = split_of(own, added, units, spread, leaves, slopes, draw)
     resizing = Resizing.of(spec, changes, places)
     if how == "fresh":
         draw = generator(key, len(numbers))
-        fresh = _fresh_leaves(resizing, leaves, init, draw)
-        _require_alive(resizing, numbers, leaves, fresh)
+        fresh = fresh_leaves(resizing, leaves, init, draw)
         resizing = dataclasses.replace(resizing, fresh=fresh)
     return applied(
         resizing,
@@ -257,113 +254,6 @@ def widths(spec: UnitSpec) -> dict[str, int]:
         {'in': 5}
     """
     return {group.name: group.size for group in spec.groups}
-
-
-def numbers_of(group: str | Mapping[str, int], num_units: int | None) -> dict[str, int]:
-    """The numbers of units by group; refuses what are none."""
-    if isinstance(group, Mapping) == (num_units is not None):
-        raise ValueError(
-            "pass one group and num_units, or a mapping of groups to numbers of units alone, got "
-            f"{group!r} and {num_units!r}."
-        )
-    numbers = dict(group) if isinstance(group, Mapping) else {group: num_units}
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-            raise ValueError(
-                f"num_units must be an integer of at least 1, got {number!r} for {name!r}."
-            )
-    if not numbers:
-        raise ValueError("there must be at least one group, got none.")
-    return {name: int(number) for name, number in numbers.items() if number is not None}
-
-
-def require_growable(spec: UnitSpec, name: str) -> Group:
-    """The group of a name, if the number of its units can be changed."""
-    if all(group.name != name for group in spec.groups):
-        try:
-            spec.group(name)
-        except ValueError as error:
-            raise ValueError(
-                f"{error} Inputs, outputs and what is tied to them have no group: their sizes are "
-                "given by the data."
-            ) from None
-    group = spec.group(name)
-    if not group.is_splittable:
-        raise ValueError(
-            f"the number of units of group {name!r} cannot be changed without changing the "
-            "function: they are summed without weights (a norm or a softmax over them, a mean) or "
-            "multiplied with each other (queries and keys), see Group.is_splittable; grow what "
-            "stands between them instead."
-        )
-    return group
-
-
-def arrays(places: Places, params: Any, batch_stats: Any) -> dict[Path, np.ndarray]:
-    """The leaves of parameters and batch statistics by their path in the tree of the spec."""
-    return {
-        (*prefix, *path): host(leaf, path)
-        for prefix, tree in zip(places, (params, batch_stats), strict=True)
-        for path, leaf in named_leaves(tree)
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.extended)
-    }
-
-
-def joined(places: Places, params: Any, batch_stats: Any) -> Any:
-    """The tree that the spec was made for."""
-    if places.params == ("0",):
-        return params, batch_stats
-    if places.params == ("params",):
-        return {"params": params, "batch_stats": batch_stats}
-    if batch_stats is None:
-        return params
-    raise ValueError(
-        "the spec was made for one tree of parameters and batch statistics, which cannot be put "
-        "together here: prove it with check_spec itself, and leave check out."
-    )
-
-
-def _fresh_leaves(
-    resizing: Resizing, leaves: Mapping[Path, np.ndarray], init: Any, draw: np.random.Generator
-) -> dict[Path, np.ndarray | None]:
-    """What fresh units have in every leaf; None for what their donors have."""
-    given = None if init is None else arrays(resizing.places, init, None)
-    fresh: dict[Path, np.ndarray | None] = {}
-    for path in sorted({m.path for step in resizing.steps for m in step.group.members}):
-        leaf = leaves[path]
-        shape = dict(resizing.spec.leaves)[path]
-        if given is not None and path in given:
-            if given[path].shape != shape:
-                raise ValueError(
-                    f"init has shape {given[path].shape} for {'/'.join(path) or 'params'}, its new "
-                    f"shape is {shape}: initialise a model of the new sizes."
-                )
-            fresh[path] = given[path]
-        elif leaf.ndim < 2 or np.all(leaf > 0):
-            fresh[path] = None
-        else:
-            values = leaf.astype(np.float64)
-            fresh[path] = draw.normal(0, np.sqrt(np.mean(np.square(values))), shape)
-    return fresh
-
-
-def _require_alive(
-    resizing: Resizing,
-    numbers: Mapping[str, int],
-    leaves: Mapping[Path, np.ndarray],
-    fresh: Mapping[Path, np.ndarray | None],
-) -> None:
-    """Refuses fresh units that are zero on both sides: nothing would ever move them."""
-    for name in numbers:
-        produced = {m.path for m in resizing.spec.group(name).members if not m.is_read}
-        new = []
-        for path in produced:
-            values, is_new = fresh[path], resizing.marks(path, leaves[path].shape) == NEW
-            new.append(leaves[path] if values is None else values[is_new])
-        if not any(np.any(values) for values in new):
-            raise ValueError(
-                f"all weights that go into group {name!r} are zero, and so would be those of fresh "
-                "units: pass init= with weights of the new sizes."
-            )
 
 
 def _require_options(how: str, spread: float, init: Any) -> None:

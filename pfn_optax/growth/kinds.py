@@ -6,7 +6,6 @@ of these factors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,8 @@ import numpy as np
 import optax
 
 from pfn_optax.growth.changes import PARAMETERS, Kind
-from pfn_optax.paths import Path, named_leaves, names_of
+from pfn_optax.growth.labels import Tried, state_leaves
+from pfn_optax.paths import named_leaves
 
 # Of fields that are not reached in a few steps.
 KNOWN_FIELDS = {
@@ -37,80 +37,6 @@ _DEGREES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 _STEPS = (1.0, -0.7, 1.3, 0.6, -1.1, 0.8, 1.2, -0.9) * 2
 
 
-@dataclass(frozen=True)
-class StateLeaf:
-    """A leaf of an optimizer's state that lies like a parameter, or None as path if it does not.
-
-    Attributes:
-        name: its own path in the state.
-        field: the name of the field that the parameter-like tree stands in.
-        path: path of the parameter.
-    """
-
-    name: str
-    field: str
-    path: Path | None
-
-
-@dataclass(frozen=True)
-class _Label:
-    path: Path | None
-
-
-def state_leaves(optimizer: Any, params: Any, state: Any) -> list[StateLeaf]:
-    """Says of every leaf of a state which parameter it lies like.
-
-    Args:
-        optimizer: what the state is of.
-        params: its parameters.
-        state: the state.
-
-    Returns:
-        In the order of the leaves of the state.
-    """
-
-    def labelled(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: _Label(names_of(path)), tree)
-
-    # The whole tree at once: by leaf, masked ones would not fit.
-    labels = optax.tree.map_params(
-        _On(optimizer, isinstance(params, optax.LookaheadParams)),
-        labelled,
-        state,
-        transform_non_params=lambda _: _Label(None),
-        is_leaf=lambda _: True,
-    )
-    found = []
-    for (key_path, _), label in zip(
-        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(labels), strict=True
-    ):
-        names = names_of(key_path)
-        own = names if label.path is None else names[: len(names) - len(label.path)]
-        fields = [name for name in own if not name.isdigit()]
-        found.append(StateLeaf("/".join(names), fields[-1] if fields else "", label.path))
-    return found
-
-
-@dataclass(frozen=True)
-class _On:
-    """An optimizer, called with the fast parameters also where it wants the slow ones too."""
-
-    optimizer: Any
-    takes_pair: bool
-
-    def _full(self, params: Any) -> Any:
-        return optax.LookaheadParams(params, params) if self.takes_pair else params
-
-    def init(self, params: Any) -> Any:
-        return self.optimizer.init(self._full(params))
-
-    def update(self, gradients: Any, state: Any, params: Any, **extra_args: Any) -> Any:
-        update: Any = self.optimizer.update
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            update = optax.with_extra_args_support(self.optimizer).update
-        return update(gradients, state, self._full(params), **extra_args)
-
-
 def state_kinds(
     optimizer: Any, params: Any, *, extra_args: Mapping[str, Any] | None = None
 ) -> dict[str, Kind]:
@@ -129,7 +55,8 @@ def state_kinds(
         extra_args: further arguments of its `update`.
 
     Returns:
-        By the name of the leaf, "0/mu/Dense_0/kernel"; without those that cannot be told.
+        By the name of the leaf, "0/mu/Dense_0/kernel"; without those that cannot be told. They do
+        not depend on sizes: found once, they serve all growth of a run as `kinds`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -139,7 +66,7 @@ def state_kinds(
         (1.0, 2.0, False)
     """
     draw = np.random.default_rng(0)
-    own = _On(optimizer, isinstance(params, optax.LookaheadParams))
+    own = Tried(optimizer, isinstance(params, optax.LookaheadParams))
     shapes = params.fast if own.takes_pair else params
     init = jax.jit(own.init)
 

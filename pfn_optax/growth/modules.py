@@ -109,7 +109,7 @@ def grow_module(
         return GrownModule(new, grown.spec, None, grown.optimizer_state)
     new_optimizer = nnx.Optimizer(new, optimizer.tx, wrt=nnx.Param)
     new_optimizer.opt_state = _as_of(new_optimizer.opt_state, grown.optimizer_state)
-    new_optimizer.step[...] = optimizer.step[...]
+    new_optimizer.step = jax.tree.map(jnp.asarray, optimizer.step)
     return GrownModule(new, grown.spec, new_optimizer)
 
 

@@ -106,7 +106,7 @@ class Resizing:
             The leaf of the new size.
         """
         values = leaf
-        if np.issubdtype(leaf.dtype, np.floating) or leaf.dtype == jnp.bfloat16:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
             values = leaf.astype(np.float64)
         values = self._mapped(path, values, num_own, functools.partial(_of_kind, kind))
         fresh = self.fresh.get(path)
@@ -180,7 +180,7 @@ def placed_like(value: np.ndarray, leaf: Any, path: Path) -> Any:
     if not isinstance(leaf, jax.Array):
         return value
     sharding = leaf.sharding
-    if len(sharding.device_set) == 1 and not leaf.committed:
+    if len(sharding.device_set) == 1 and not getattr(leaf, "committed", True):
         return jnp.asarray(value)
     if isinstance(sharding, NamedSharding):
         for axis, names in enumerate(sharding.spec):
@@ -190,9 +190,9 @@ def placed_like(value: np.ndarray, leaf: Any, path: Path) -> Any:
                 size = value.shape[axis]
                 raise ValueError(
                     f"axis {axis} of {'/'.join(path) or 'params'} would have {size} entries, which "
-                    f"the {parts} devices of mesh axis {', '.join(map(str, names))} cannot share "
-                    f"evenly: change the number of units by {parts - size % parts} more, or put "
-                    "this leaf on all devices."
+                    f"the {parts} devices along mesh axis {', '.join(map(str, names))} cannot "
+                    f"share evenly: choose a number of units that makes it a multiple of {parts}, "
+                    "or replicate this leaf before."
                 )
     return jax.device_put(value, sharding)
 

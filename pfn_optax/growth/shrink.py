@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+from pfn_optax.growth.arguments import arrays, joined, numbers_of, require_growable
 from pfn_optax.growth.changes import Change, Kind, Merge
-from pfn_optax.growth.grow import applied, arrays, joined, numbers_of, require_growable
+from pfn_optax.growth.grow import applied
 from pfn_optax.growth.resizing import Resizing, places_of
 from pfn_optax.growth.state import Rebuild
 from pfn_optax.landscape.clusters import clusters_of, directions, is_homogeneous

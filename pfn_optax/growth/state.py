@@ -14,7 +14,8 @@ import optax
 
 from pfn_optax.growth.changes import Kind
 from pfn_optax.growth.factored import Factors, factors_of, resized_factors
-from pfn_optax.growth.kinds import KNOWN_FIELDS, StateLeaf, state_kinds, state_leaves
+from pfn_optax.growth.kinds import KNOWN_FIELDS, state_kinds
+from pfn_optax.growth.labels import StateLeaf, state_leaves
 from pfn_optax.growth.resizing import Resizing, host, placed_like
 from pfn_optax.paths import Path, named_leaves
 from pfn_optax.state import PFNState
@@ -126,12 +127,12 @@ def _followed(
 def _require_one_array(
     labels: list[StateLeaf], shapes: Mapping[Path, Any], leaves: list[Any], new_leaves: list[Any]
 ) -> None:
-    """Refuses leaves of which a parameter has several."""
+    """Refuses leaves that belong to a part of a parameter, or to all of them."""
     for label, old, new in zip(labels, leaves, new_leaves, strict=True):
         if label.path is not None and label.path not in shapes and np.shape(old) != np.shape(new):
             raise ValueError(
-                f"{label.name} of the optimizer's state is one of several of a parameter: it "
-                "cannot follow; choose an optimizer whose state has the shapes of the parameters."
+                f"{label.name} of the optimizer's state is not that of one parameter: it cannot "
+                "follow; choose an optimizer whose state has the shapes of the parameters."
             )
 
 

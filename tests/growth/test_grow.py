@@ -165,6 +165,8 @@ def test_batch_statistics_beside_the_parameters():
         [group] = spec.groups
         wide = grow(params, spec, group.name, 2, batch_stats=stats, key=jax.random.key(0))
         new = {"params": wide.params, "batch_stats": wide.batch_stats}
+        options = {"batch_stats": stats, "units": "gradient", "gradients": params, "spread": 0}
+        assert widths(grow(params, spec, group.name, 1, **options).spec) == {group.name: 5}
         np.testing.assert_allclose(network(new, x), network(both, x), rtol=1e-5)
     with pytest.raises(ValueError, match="batch_stats/norm/mean' is missing"):
         grow(params, unit_spec(network, both, x, check=False), "params/in", 1, spread=0)
@@ -282,7 +284,13 @@ KEY = jax.random.key(0)
         (("first", 1), {"spread": 1.0}, "spread must be at least 0 and below 1, got 1.0"),
         (("first", 1), {"units": [4], "spread": 0}, r"needs 1 of its units 0, ..., 3 to split"),
         (("first", 1), {"units": [0, 1], "spread": 0}, "needs 1 of its units"),
+        (("first", 1), {"units": {"second": [1]}, "spread": 0}, "needs 1 of its units"),
         (("first", 1), {"units": "gradient", "spread": 0}, "'gradient' without gradients"),
+        (
+            ("first", 1),
+            {"units": "gradient", "gradients": weights(0, (3, 5, 3, 2)), "spread": 0},
+            r"gradients have shape \(5,\) for first/b",
+        ),
         (("first", 1), {"init": {}, "spread": 0}, 'pass how="fresh" with it'),
         (
             ("first", 1),

@@ -8,7 +8,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 
-from pfn_optax.growth import grow, shrink, widths
+from pfn_optax.growth import grow, shrink, state_kinds, widths
 from pfn_optax.units import copy_units, unit_spec
 from tests.growth.networks import (
     SPEC,
@@ -61,34 +61,15 @@ OPTIMIZERS = {
 def test_the_state_comes_back_too(name, steps):
     optimizer, params = OPTIMIZERS[name](), steps[-1][0]
     state = state_after(optimizer, steps)
-    wide = split(params, optimizer=optimizer, optimizer_state=state)
-    small = shrink(
-        wide.params,
-        wide.spec,
-        {"first": 3, "second": 1},
-        optimizer=optimizer,
-        optimizer_state=wide.optimizer_state,
-    )
-    assert_close(small.optimizer_state, state, 1e-10)
-    fresh = grow(
-        params,
-        SPEC,
-        "first",
-        2,
-        how="fresh",
-        key=jax.random.key(0),
-        optimizer=optimizer,
-        optimizer_state=state,
-    )
-    small = shrink(
-        fresh.params,
-        fresh.spec,
-        "first",
-        2,
-        optimizer=optimizer,
-        optimizer_state=fresh.optimizer_state,
-    )
-    assert_close(small.optimizer_state, state, 1e-12)
+    options = {"optimizer": optimizer, "kinds": state_kinds(optimizer, params)}
+    fresh = {"how": "fresh", "key": jax.random.key(0)}
+    for wide, added in (
+        (split(params, optimizer_state=state, **options), {"first": 3, "second": 1}),
+        (grow(params, SPEC, "first", 2, optimizer_state=state, **fresh, **options), {"first": 2}),
+    ):
+        state_of_wide = {"optimizer_state": wide.optimizer_state}
+        small = shrink(wide.params, wide.spec, added, **state_of_wide, **options)
+        assert_close(small.optimizer_state, state, 1e-10)
 
 
 def test_copies_that_are_read_with_opposite_signs(steps):
