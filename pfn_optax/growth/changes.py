@@ -19,14 +19,15 @@ class Kind:
     """How a leaf of an optimizer's state depends on what it was made of.
 
     Attributes:
-        of: `"parameters"` for their copies and averages; `"gradients"` for sums and averages of a
-            power of the gradients, entry by entry.
+        of: `"parameters"` for their copies and averages; `"differences"` for those of parameters,
+            such as past steps; `"gradients"` for sums and averages of a power of the gradients,
+            entry by entry.
         degree: that power: 1 for momentum, 2 for Adam's second moment, 0 for averages of updates
             that Adam has normalised.
         is_odd: whether it changes its sign with the gradients.
     """
 
-    of: Literal["parameters", "gradients"]
+    of: Literal["parameters", "differences", "gradients"]
     degree: float = 1.0
     is_odd: bool = True
 

@@ -26,7 +26,8 @@ KNOWN_FIELDS = {
     **dict.fromkeys(
         "nu nu_max sum_of_squares exp_avg_sq".split(), Kind("gradients", 2.0, is_odd=False)
     ),
-    **dict.fromkeys("params z slow diff_params_memory init_params".split(), PARAMETERS),
+    **dict.fromkeys("params z slow init_params".split(), PARAMETERS),
+    "diff_params_memory": Kind("differences"),
 }
 
 # Gradients so small that nothing is clipped; of usual size, above the epsilon of what is

@@ -109,9 +109,11 @@ class Resizing:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             values = leaf.astype(np.float64)
         values = self._mapped(path, values, num_own, functools.partial(_of_kind, kind))
-        fresh = self.fresh.get(path)
-        if kind.of == "parameters" and fresh is not None:
-            values = np.where(self.marks(path, leaf.shape[num_own:]) == NEW, fresh, values)
+        if kind.of != "gradients" and path in self.fresh:
+            # Fresh weights are where they are in all copies, and have made no steps yet.
+            fresh = self.fresh[path] if kind.of == "parameters" else np.zeros(())
+            if fresh is not None:
+                values = np.where(self.marks(path, leaf.shape[num_own:]) == NEW, fresh, values)
         return values.astype(leaf.dtype)
 
     def marks(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -198,9 +200,9 @@ def placed_like(value: np.ndarray, leaf: Any, path: Path) -> Any:
 
 
 def _of_kind(kind: Kind, change: Change, is_read: bool, rows: np.ndarray) -> np.ndarray:
-    if kind.of == "parameters":
-        return change.parameters(rows, is_read)
-    return change.gradients(rows, is_read, kind)
+    if kind.of == "gradients":
+        return change.gradients(rows, is_read, kind)
+    return change.parameters(rows, is_read)
 
 
 def _marks(change: Change, is_read: bool, rows: np.ndarray) -> np.ndarray:

@@ -119,7 +119,7 @@ def _followed(
 ) -> np.ndarray:
     """One leaf; what is made of gradients is added to what it starts as."""
     start, new_start = np.asarray(start), np.asarray(new_start)
-    if kind.of == "parameters" or not start.any():
+    if kind.of != "gradients" or not start.any():
         return resizing.leaf(path, value, kind, num_own)
     return (new_start + resizing.leaf(path, value - start, kind, num_own)).astype(value.dtype)
 

@@ -167,6 +167,15 @@ def test_fresh_units_have_no_momentum_and_usual_second_moments(steps):
     options = {"optimizer": optimizer, "optimizer_state": optimizer.init(params), "how": "fresh"}
     wide = grow(params, SPEC, "first", 2, key=jax.random.key(0), **options)
     assert_close(wide.optimizer_state.z, wide.params, 0)
+    # Past steps did not move them.
+    optimizer = optax.scale_by_lbfgs(2)
+    options = {"optimizer": optimizer, "optimizer_state": state_after(optimizer, narrow)}
+    wide = grow(params, SPEC, "first", 2, how="fresh", key=jax.random.key(0), **options)
+    for memory in ("diff_params_memory", "diff_updates_memory"):
+        steps = optax.tree.get(wide.optimizer_state, memory)
+        assert steps["first"]["b"].shape == (2, 6)
+        assert not steps["first"]["b"][:, 4:].any()
+    assert_close(optax.tree.get(wide.optimizer_state, "params")["first"], wide.params["first"])
 
 
 def test_blocks_start_anew_and_their_counts_go_on(steps):
