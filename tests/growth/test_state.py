@@ -29,7 +29,6 @@ pytestmark = pytest.mark.usefixtures("unoptimized", "x64")
 OPTIMIZERS = {
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9, nesterov=True), 1e-10),
     "adamw": (lambda: optax.adamw(0.1, weight_decay=0.1), 1e-10),
-    "amsgrad": (lambda: optax.amsgrad(0.1), 1e-10),
     "adamax": (lambda: optax.adamax(0.1), 1e-7),
     "adagrad, which does not start at zero": (lambda: optax.adagrad(0.1), 1e-10),
     "adan, with differences of gradients": (lambda: optax.adan(0.1), 1e-10),
@@ -41,10 +40,6 @@ OPTIMIZERS = {
     "in the middle of a cycle": (
         lambda: optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(),
         1e-6,
-    ),
-    "injected": (
-        lambda: optax.inject_hyperparams(optax.adam)(optax.linear_schedule(0.1, 0, 10)),
-        1e-10,
     ),
     "partitioned": (
         lambda: optax.partition(
