@@ -15,7 +15,7 @@ The cost of a monitor of gradients is its update minus the plain one. Amortised 
 ((N - 1) x other step + recording step) / N, over the training step.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,15 @@ NEVER, ALWAYS = 2**30, 1
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(overhead.StepConfig):
     """What to time.
 
     Attributes:
-        batch_size: images per training step.
         repeats: timed calls of each; the median counts.
-        num_steps: training steps, whose gradients the updates get and whose median time counts.
-        width: channels of the first stage.
-        stages: residual blocks of each stage.
         json: where to write the numbers, if anywhere.
     """
 
-    batch_size: int = 128
     repeats: int = 11
-    num_steps: int = 6
-    width: int = 64
-    stages: tuple[int, ...] = (2, 2, 2, 2)
     json: Path | None = None
 
 
@@ -95,14 +87,7 @@ def records_of_activations(config: Config, start: overhead.Training) -> dict[str
 
 def measure(config: Config) -> dict[str, Any]:
     """Times everything."""
-    start = overhead.training(
-        replace(
-            overhead.Config(),
-            batch_size=config.batch_size,
-            width=config.width,
-            stages=config.stages,
-        )
-    )
+    start = overhead.training(config)
     gradients, step_seconds = overhead.gradients_of_steps(start, config.num_steps)
     compiled = updates(start, gradients)
     seconds = interleaved_medians(

@@ -43,25 +43,34 @@ NEVER, ALWAYS = 2**30, 1
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to time.
+class StepConfig:
+    """The training step beside which things are timed.
 
     Attributes:
         batch_size: images per training step.
-        repeats: timed calls of each update; the median counts.
         num_steps: training steps, whose gradients the updates get and whose median time counts.
-        num_blocks: chunks of channels per layer in the graph of units.
         width: channels of the first stage.
         stages: residual blocks of each stage.
-        json: where to write the numbers, if anywhere.
     """
 
     batch_size: int = 128
-    repeats: int = 21
     num_steps: int = 6
-    num_blocks: int = 64
     width: int = 64
     stages: tuple[int, ...] = (2, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class Config(StepConfig):
+    """What to time.
+
+    Attributes:
+        repeats: timed calls of each update; the median counts.
+        num_blocks: chunks of channels per layer in the graph of units.
+        json: where to write the numbers, if anywhere.
+    """
+
+    repeats: int = 21
+    num_blocks: int = 64
     json: Path | None = None
 
 
@@ -93,7 +102,7 @@ class Update(NamedTuple):
     compile_seconds: float
 
 
-def training(config: Config) -> Training:
+def training(config: StepConfig) -> Training:
     """Initialises the network."""
     model = resnet(stages=config.stages, width=config.width, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
