@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ Records = Sequence[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Study(ABC):
     """A command that measures in pieces, then prints, writes and draws what it found."""
 
     seeds: int = 5
@@ -54,45 +55,25 @@ class Study:
         if self.plot:
             self.draw(found, self.plot)
 
+    @abstractmethod
     def pieces(self) -> list[Piece]:
-        """What to measure, each a tuple of JSON values.
+        """What to measure, each a tuple of JSON values."""
 
-        Raises:
-            NotImplementedError: Here; each command has its own.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def measure(self, *piece: Any) -> dict[str, Any]:
-        """The numbers of a piece, as JSON values.
+        """The numbers of a piece, as JSON values."""
 
-        Raises:
-            NotImplementedError: Here; each command has its own.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def summary(self, records: Records) -> dict[str, Any]:
-        """The numbers of all pieces, as they are written.
+        """The numbers of all pieces, as they are written."""
 
-        Raises:
-            NotImplementedError: Here; each command has its own.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def text(self, found: dict[str, Any]) -> str:
-        """The summary as Markdown tables.
+        """The summary as Markdown tables."""
 
-        Raises:
-            NotImplementedError: Here; each command has its own.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def draw(self, found: dict[str, Any], file: Path) -> None:
-        """Draws the summary.
-
-        Raises:
-            NotImplementedError: Here; each command has its own.
-        """
-        raise NotImplementedError
+        """Draws the summary."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
