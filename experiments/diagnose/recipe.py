@@ -60,7 +60,7 @@ def nnx_split(build: Callable[[nnx.Rngs], Callable]) -> Network:
 
         def apply(params: Params, inputs: jax.Array) -> jax.Array:
             # A copy: batch norm writes its running moments, which nobody reads here.
-            return nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, others))(inputs)
+            return nnx.merge(graph, params, others, copy=True)(inputs)
 
         return params, apply
 
