@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from pfn_optax.diagnosis.budget import Budget, Skip
+from pfn_optax.diagnosis.finding import Severity
 from pfn_optax.diagnosis.setup import TrainingSetup
 from pfn_optax.diagnosis.structure import Structure, structure_of
 from pfn_optax.diagnosis.thresholds import Thresholds
@@ -51,6 +52,10 @@ class Case:
         """The loss alone, whatever else the setup's returns."""
         found = self.setup.loss(params, batch)
         return found[0] if self.setup.has_aux else found
+
+    def severity(self, excess: float) -> Severity:
+        """A warning; far beyond the limit, critical."""
+        return Severity.CRITICAL if excess > self.thresholds.critical else Severity.WARNING
 
     def once(self, measure: Callable[["Case"], T]) -> T:
         """Returns what a function measures of this case; the second time without measuring.

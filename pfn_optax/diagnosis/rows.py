@@ -3,6 +3,8 @@
 The same measures as in `pfn_optax.propagation.rank`, of float64 rows of NumPy.
 """
 
+import math
+
 import numpy as np
 
 
@@ -34,6 +36,15 @@ def varying_share(rows: np.ndarray) -> float:
     rows = _scaled(rows)
     energy = float(np.sum(rows**2))
     return float(np.sum((rows - rows.mean(axis=0)) ** 2)) / energy if energy else 0.0
+
+
+def isometry_gap(rows: np.ndarray) -> float:
+    """Returns how far examples are from orthogonal and equally long; infinite where some vanish."""
+    values = np.linalg.svd(rows, compute_uv=False)
+    if values[0] == 0 or values[-1] <= max(rows.shape) * np.finfo(np.float32).eps * values[0]:
+        return math.inf
+    logs = 2 * np.log(values / values[0])
+    return max(float(np.log(np.mean(np.exp(logs))) - np.mean(logs)), 0.0)
 
 
 def _scaled(rows: np.ndarray) -> np.ndarray:

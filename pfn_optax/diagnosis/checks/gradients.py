@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pfn_optax.diagnosis.case import Case, Skip
-from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
+from pfn_optax.diagnosis.finding import Cause, Evidence, Finding
 from pfn_optax.diagnosis.signal import LayerSignal, measure_signal
 
 
@@ -38,7 +38,7 @@ def _over_depth(
         small = [layer for layer in hidden if norms[layer] < norms[largest] * ratio**0.5]
         yield Finding(
             Cause.VANISHING_GRADIENT,
-            _severity(case, limits.vanishing / ratio),
+            case.severity(limits.vanishing / ratio),
             f"The gradient at {first.name} is {1 / ratio:.3g} times smaller than at "
             f"{largest.name}: the layers near the data hardly learn.",
             "Residual connections around every one or two layers, or a norm layer after each; "
@@ -56,7 +56,7 @@ def _over_depth(
         large = [layer for layer in hidden if norms[layer] > norms[last] * ratio**0.5]
         yield Finding(
             Cause.EXPLODING_GRADIENT,
-            _severity(case, ratio / limits.exploding),
+            case.severity(ratio / limits.exploding),
             f"The gradient at {first.name} is {ratio:.3g} times larger than at {last.name}, nearer "
             "to the loss: a step that suits one is wrong for the other.",
             "Residual connections, with the norm layer inside of the branch; smaller weights "
@@ -69,10 +69,6 @@ def _over_depth(
             tuple(dict.fromkeys(layer.layer for layer in large)),
             excess=ratio / limits.exploding,
         )
-
-
-def _severity(case: Case, excess: float) -> Severity:
-    return Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING
 
 
 def _log_slope(norms: Sequence[float] | np.ndarray) -> float:
@@ -101,7 +97,7 @@ def _over_time(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
         reach = max(int(np.sum(norms > 1e-3 * norms.max())), 1)
         yield Finding(
             Cause.VANISHING_GRADIENT,
-            _severity(case, limits.vanishing_in_time / max(ratio, 1e-300)),
+            case.severity(limits.vanishing_in_time / max(ratio, 1e-300)),
             f"Back in time the gradient at {best.name} shrinks by {np.exp(slope):.3g} each step: "
             f"of {len(norms)} steps, {reach} get more than a thousandth.",
             "A gated cell (nnx.GRUCell, nnx.LSTMCell with a forget bias of 1), an orthogonal "
@@ -118,7 +114,7 @@ def _over_time(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
     if ratio > limits.exploding_in_time:
         yield Finding(
             Cause.EXPLODING_GRADIENT,
-            _severity(case, ratio / limits.exploding_in_time),
+            case.severity(ratio / limits.exploding_in_time),
             f"Back in time the gradient at {best.name} grows, to {ratio:.3g} times that of the "
             f"last step over {len(norms)} steps.",
             "Clip (optax.clip_by_global_norm(1.0)), an orthogonal recurrent matrix of gain 1, a "

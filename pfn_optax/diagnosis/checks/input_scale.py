@@ -67,7 +67,7 @@ def _severity(case: Case, layer: LayerSignal, excess: float) -> Severity:
     is_normed = layer.bounds is None and not 0.1 < before / max(after, 1e-30) < 10
     if is_normed and 0.1 < after < 3:
         return Severity.NOTE
-    return Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING
+    return case.severity(excess)
 
 
 def _offset(case: Case, layer: LayerSignal, mean: float, deviation: float) -> Finding:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pfn_optax.diagnosis.case import Case, Skip
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
-from pfn_optax.diagnosis.rows import centred_rank, rank, varying_share
+from pfn_optax.diagnosis.rows import centred_rank, isometry_gap, rank, varying_share
 from pfn_optax.diagnosis.signal import LayerSignal, measure_signal
 from pfn_optax.paths import named_leaves
 
@@ -64,7 +64,7 @@ def _of_activations(case: Case, hidden: list[LayerSignal]) -> Iterator[Finding]:
     gap = isometry_gap(worst.pre[-1])
     yield Finding(
         Cause.RANK_COLLAPSE,
-        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        case.severity(excess),
         summary,
         "Residual connections, or a norm layer before each activation; initialise at criticality "
         "(pfn_optax.propagation.critical_init); fewer layers.",
@@ -93,15 +93,6 @@ def _narrow(
         for layer in hidden
         if layer.width >= _LEAST_WIDTH and ranks[layer] < case.thresholds.directions
     ]
-
-
-def isometry_gap(rows: np.ndarray) -> float:
-    """Returns how far examples are from orthogonal and equally long; infinite where some vanish."""
-    values = np.linalg.svd(rows, compute_uv=False)
-    if values[0] == 0 or values[-1] <= max(rows.shape) * np.finfo(np.float32).eps * values[0]:
-        return math.inf
-    logs = 2 * np.log(values / values[0])
-    return max(float(np.log(np.mean(np.exp(logs))) - np.mean(logs)), 0.0)
 
 
 def _of_matrices(case: Case) -> Iterator[Finding]:

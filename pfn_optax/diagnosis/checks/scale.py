@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.diagnosis.case import Case, Skip
-from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
+from pfn_optax.diagnosis.finding import Cause, Evidence, Finding
 from pfn_optax.diagnosis.signal import LayerSignal, Signal, measure_signal
 from pfn_optax.paths import names_of
 from pfn_optax.table import listed
@@ -93,7 +93,7 @@ def _too_small(case: Case, layers: Sequence[LayerSignal], left: float, limit: fl
     excess = limit / max(left, 1e-30)
     return Finding(
         Cause.INIT_TOO_SMALL,
-        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        case.severity(excess),
         summary,
         f"Make the weights of {'this layer' if is_one else 'these layers'} about {factor:.3g} "
         f"times larger: {initializer(layers[0].activation)}; or a norm layer.",
@@ -131,7 +131,7 @@ def _grown(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
     excess = sizes[at] / limit
     yield Finding(
         Cause.INIT_TOO_LARGE,
-        Severity.CRITICAL if excess > case.thresholds.critical else Severity.WARNING,
+        case.severity(excess),
         f"The signal is {sizes[at]:.3g} times larger at {at.name} than the data, by "
         f"{listed(names, 4)}.",
         f"Make these weights about {max(median, 1.5):.3g} times smaller: "
@@ -163,7 +163,7 @@ def _output(case: Case, signal: Signal) -> Iterator[Finding]:
     gains = [over_rounds(one.pre_rms) / (over_rounds(one.given_rms) or 1.0) for one in heads]
     yield Finding(
         Cause.INIT_TOO_LARGE,
-        Severity.CRITICAL if excess > limits.critical else Severity.WARNING,
+        case.severity(excess),
         f"The loss is {signal.loss:.3g}, and {chance:.3g} with outputs that are 0: "
         f"{listed(names, 4)} put out numbers of size {size:.3g}.",
         f"Make its weights about {size:.2g} times smaller, or start them at 0 "
