@@ -4,6 +4,7 @@
 - `shrink`: removes units; the change of the loss is measured and bounded.
 - `grow_module`: adds units to a module of Flax NNX.
 - `widths`: the sizes to build a Linen module with.
+- `rank_groups`: which groups the minimum cut asks to grow.
 - `state_kinds`, `Kind`: what the leaves of an optimizer's state are made of.
 """
 
@@ -11,15 +12,19 @@ from pfn_optax.growth.changes import Kind
 from pfn_optax.growth.grow import Grown, grow, widths
 from pfn_optax.growth.kinds import state_kinds
 from pfn_optax.growth.modules import GrownModule, grow_module
+from pfn_optax.growth.ranking import Ranked, Ranking, rank_groups
 from pfn_optax.growth.shrink import Shrunk, shrink
 
 __all__ = [
     "Grown",
     "GrownModule",
     "Kind",
+    "Ranked",
+    "Ranking",
     "Shrunk",
     "grow",
     "grow_module",
+    "rank_groups",
     "shrink",
     "state_kinds",
     "widths",

@@ -1,0 +1,129 @@
+"""Which groups the minimum cut asks to grow, and for how long it has."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pfn_optax.paths import Path
+from pfn_optax.report import snapshot
+from pfn_optax.units import Group, Member, UnitSpec
+
+# Where the parameters may stand in the tree that the spec was made for.
+_PREFIXES: tuple[Path, ...] = ((), ("0",), ("params",))
+
+
+class Ranked(NamedTuple):
+    """A group of units at the cut.
+
+    Attributes:
+        group: its name.
+        score: how deep times how long: the share of the cut's capacity that lies on the layers
+            beside the group, each block's times the number of diagnoses in a row that found it in
+            the cut.
+        share: the share alone, in [0, 1].
+        persistence: the largest number of diagnoses in a row, 1 for the last one only.
+        layers: the layers in the cut beside it.
+    """
+
+    group: str
+    score: float
+    share: float
+    persistence: int
+    layers: tuple[str, ...]
+
+
+class Ranking(NamedTuple):
+    """The groups at the cut, the one that has been there longest and deepest first.
+
+    Attributes:
+        groups: the groups.
+        pinned: layers in the cut without a group beside them that could grow, such as a layer
+            straight from the data to the outputs.
+    """
+
+    groups: tuple[Ranked, ...]
+    pinned: tuple[str, ...]
+
+
+def rank_groups(state: Any, params: Any, spec: UnitSpec, **options: Any) -> Ranking:
+    """Ranks the groups beside the cut by how long and how deep they have been in it.
+
+    A layer in the cut speaks for the narrower of the groups that it joins. Where both are as wide
+    (the layer itself is the bottleneck, not the units), it speaks for the one that it produces:
+    fresh units there bring random directions into the layer.
+
+    Args:
+        state: an optimizer state with one `PFNState` in it.
+        params: the parameters that it is for; only names and shapes are read.
+        spec: the groups. Sizes are read from it, so the parameters may be padded.
+        **options: `block_size`, `num_blocks`, `output_axis`, `capacity`, `graph`, as given to
+            `pfn`.
+
+    Returns:
+        The ranking; empty before the first certified diagnosis.
+
+    Raises:
+        ValueError: if no single `PFNState` is found, or it does not fit the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from pfn_optax import pfn
+        >>> from pfn_optax.growth import rank_groups
+        >>> from pfn_optax.units import unit_spec
+        >>> params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 1)), "c": jnp.ones((1, 3))}
+        >>> def predict(params, x):
+        ...     return jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"]) @ params["c"]
+        >>> spec = unit_spec(predict, params, jnp.ones((1, 3)))
+        >>> optimizer = pfn(capacity="norm", every=1)
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> rank_groups(state, params, spec, capacity="norm").groups[0].group
+        'b'
+    """
+    known, layout, _, _ = snapshot(state, params, **options)
+    in_cut = known.pfn_cut.astype(bool)
+    if not in_cut.any():
+        return Ranking((), ())
+    weights = np.where(in_cut, np.maximum(known.pfn_capacities.astype(np.float64), 0), 0)
+    if not (np.isfinite(weights).all() and weights.sum() > 0):
+        weights = in_cut.astype(np.float64)
+    shares = weights / weights.sum()
+    runs = known.pfn_persistence + 1
+    found: dict[str, list[tuple[str, slice]]] = {}
+    pinned = []
+    for layer in layout.layers:
+        if not in_cut[layer.blocks].any():
+            continue
+        group = _narrower(spec, layer.path)
+        if group is None:
+            pinned.append(layer.name)
+        else:
+            found.setdefault(group.name, []).append((layer.name, layer.blocks))
+    ranked = [
+        Ranked(
+            group=name,
+            score=float(sum((shares[blocks] * runs[blocks]).sum() for _, blocks in own)),
+            share=float(sum(shares[blocks].sum() for _, blocks in own)),
+            persistence=int(max(runs[blocks][in_cut[blocks]].max() for _, blocks in own)),
+            layers=tuple(layer for layer, _ in own),
+        )
+        for name, own in found.items()
+    ]
+    return Ranking(tuple(sorted(ranked, key=lambda one: -one.score)), tuple(pinned))
+
+
+def _narrower(spec: UnitSpec, path: Path) -> Group | None:
+    """The group to grow for a layer: of two as wide the one that it produces."""
+    paths = {(*prefix, *path) for prefix in _PREFIXES}
+    beside = [
+        (_entries(group, member), bool(member.is_read), group.name)
+        for group in spec.groups
+        if group.is_splittable
+        for member in group.members
+        if member.path in paths
+    ]
+    return spec.group(min(beside)[2]) if beside else None
+
+
+def _entries(group: Group, member: Member) -> int:
+    """Entries of the axis: each head of attention counts with all its units."""
+    return member.before * group.size * member.after
