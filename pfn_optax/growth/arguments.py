@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from pfn_optax.growth.resizing import Places, host
 from pfn_optax.paths import Path, named_leaves
@@ -87,3 +88,16 @@ def joined(places: Places, params: Any, batch_stats: Any) -> Any:
         "the spec was made for one tree of parameters and batch statistics, which cannot be put "
         "together here: prove it with check_spec itself, and leave check out."
     )
+
+
+def require_whole_cycle(state: Any) -> None:
+    """Refuses the state of `optax.MultiSteps` between two of its updates."""
+    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.MultiStepsState)):
+        if isinstance(node, optax.MultiStepsState):
+            done = int(np.asarray(jax.tree.leaves(node.mini_step)[0]))
+            if done:
+                raise ValueError(
+                    f"optax.MultiSteps is in the middle of a cycle, {done} gradients have been "
+                    "accumulated and not been used: call the controller after an update, where "
+                    "optimizer.has_updated(state)."
+                )

@@ -139,6 +139,34 @@ def state_kinds(
     return {**near, **kinds}
 
 
+def known_kinds(
+    optimizer: Any,
+    params: Any,
+    state: Any,
+    *,
+    given: Mapping[str, Kind],
+    extra_args: Mapping[str, Any] | None = None,
+) -> dict[str, Kind]:
+    """What the caller says of the leaves of a state and, of the others, what is found.
+
+    Args:
+        optimizer: an optax optimizer.
+        params: its parameters.
+        state: its state.
+        given: by the name of a leaf or of its field; goes before what is found.
+        extra_args: as for `state_kinds`.
+
+    Returns:
+        By the name of the leaf.
+    """
+    found = state_kinds(optimizer, params, extra_args=extra_args)
+    named = {
+        leaf.name: given.get(leaf.name, given.get(leaf.field))
+        for leaf in state_leaves(optimizer, params, state)
+    }
+    return found | {name: kind for name, kind in named.items() if kind is not None}
+
+
 class _Runs(NamedTuple):
     """A leaf at the start, and what it becomes in the runs; float64."""
 

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfn_optax.growth.grow import grow
+from pfn_optax.growth.grow import Grown, grow
 from pfn_optax.growth.sizes import sizes_of
 from pfn_optax.units import UnitSpec
+
+Sizes = Mapping[type, Callable[[Any], Mapping[str, Any]]]
 
 
 class GrownModule(NamedTuple):
@@ -37,7 +39,7 @@ def grow_module(
     inputs: tuple,
     optimizer: Any = None,
     optimizer_state: Any = None,
-    sizes: Mapping[type, Callable[[Any], Mapping[str, Any]]] | None = None,
+    sizes: Sizes | None = None,
     **options: Any,
 ) -> GrownModule:
     """Adds units to groups of an NNX module, and runs it to see that its function is the same.
@@ -86,31 +88,82 @@ def grow_module(
     """
     from flax import nnx
 
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
-    held = isinstance(optimizer, nnx.Optimizer)
-    if held:
-        optimizer_state = _as_of(optimizer.tx.init(params), optimizer.opt_state)
+    given = taken_apart(module, optimizer, optimizer_state)
     grown = grow(
-        params,
+        given.params,
         spec,
         group,
         num_units,
-        optimizer=optimizer.tx if held else optimizer,
-        optimizer_state=optimizer_state,
-        batch_stats=rest if jax.tree.leaves(rest) else None,
+        optimizer=given.optimizer,
+        optimizer_state=given.optimizer_state,
+        batch_stats=given.rest,
         **options,
     )
-    new_rest = rest if grown.batch_stats is None else grown.batch_stats
-    new = nnx.merge(graph, grown.params, new_rest)
-    old_shapes = {path: np.shape(leaf) for path, leaf in _variables(module)}
-    _resize(new, old_shapes, sizes or {})
-    _require_same_outputs(module, new, inputs, _suspects(new, spec, grown.spec))
-    if not held:
+    new = rebuilt(module, grown, sizes or {})
+    require_same_outputs(module, new, inputs, suspects(new, spec, grown.spec))
+    if not isinstance(optimizer, nnx.Optimizer):
         return GrownModule(new, grown.spec, None, grown.optimizer_state)
-    new_optimizer = nnx.Optimizer(new, optimizer.tx, wrt=nnx.Param)
-    new_optimizer.opt_state = _as_of(new_optimizer.opt_state, grown.optimizer_state)
-    new_optimizer.step = jax.tree.map(jnp.asarray, optimizer.step)
-    return GrownModule(new, grown.spec, new_optimizer)
+    return GrownModule(new, grown.spec, rebuilt_optimizer(new, optimizer, grown.optimizer_state))
+
+
+class Apart(NamedTuple):
+    """A module and its optimizer, as `grow` takes them.
+
+    Attributes:
+        params: `nnx.state(module, nnx.Param)`.
+        rest: all other state of the module; None if there is none.
+        optimizer: the optax optimizer, or None.
+        optimizer_state: its state, or None.
+    """
+
+    params: Any
+    rest: Any
+    optimizer: Any
+    optimizer_state: Any
+
+
+def taken_apart(module: Any, optimizer: Any, optimizer_state: Any = None) -> Apart:
+    """Takes a module and an `nnx.Optimizer` (or an optax optimizer and its state) apart."""
+    from flax import nnx
+
+    _, params, rest = nnx.split(module, nnx.Param, ...)
+    if isinstance(optimizer, nnx.Optimizer):
+        optimizer_state = _as_of(jax.eval_shape(optimizer.tx.init, params), optimizer.opt_state)
+        optimizer = optimizer.tx
+    return Apart(params, rest if jax.tree.leaves(rest) else None, optimizer, optimizer_state)
+
+
+def rebuilt(module: Any, network: Grown, sizes: Sizes) -> Any:
+    """The module with other variables.
+
+    Args:
+        module: the module, which stays as it is.
+        network: its `params` and `batch_stats` of other sizes.
+        sizes: as for `grow_module`.
+
+    Returns:
+        Another module, of which the attributes that hold sizes follow its variables.
+
+    Raises:
+        ValueError: if there are attributes that are not known.
+    """
+    from flax import nnx
+
+    graph, _, rest = nnx.split(module, nnx.Param, ...)
+    new_rest = rest if network.batch_stats is None else network.batch_stats
+    new = nnx.merge(graph, network.params, new_rest)
+    _resize(new, {path: np.shape(leaf) for path, leaf in _variables(module)}, sizes)
+    return new
+
+
+def rebuilt_optimizer(module: Any, optimizer: Any, state: Any, tx: Any = None) -> Any:
+    """An `nnx.Optimizer` of a module with this state, and the step of the old one."""
+    from flax import nnx
+
+    new = nnx.Optimizer(module, tx or optimizer.tx, wrt=nnx.Param)
+    new.opt_state = _as_of(new.opt_state, state)
+    new.step = jax.tree.map(jnp.asarray, optimizer.step)
+    return new
 
 
 def _as_of(like: Any, tree: Any) -> Any:
@@ -140,7 +193,7 @@ def _modules(module: Any) -> list[tuple[tuple, Any]]:
     return sorted(found, key=lambda item: -len(item[0]))
 
 
-def _resize(module: Any, old_shapes: dict, sizes: Mapping[type, Callable[[Any], Any]]) -> None:
+def _resize(module: Any, old_shapes: dict, sizes: Sizes) -> None:
     """Sets the attributes that hold sizes."""
     changed = {path for path, leaf in _variables(module) if old_shapes[path] != np.shape(leaf)}
     for path, node in _modules(module):
@@ -174,7 +227,7 @@ def _held_sizes(node: Any, sizes: set[int]) -> list[str]:
     return [f"{name} = {value}" for name, value in vars(node).items() if is_size(value)]
 
 
-def _suspects(module: Any, old: UnitSpec, new: UnitSpec) -> str:
+def suspects(module: Any, old: UnitSpec, new: UnitSpec) -> str:
     """Attributes that are the old size of a group that has grown, in modules that are not known."""
     sizes = {
         before.size
@@ -193,7 +246,8 @@ def _name(path: tuple, node: Any) -> str:
     return f"{'.'.join(map(str, path)) or 'the module'} ({type(node).__name__})"
 
 
-def _require_same_outputs(module: Any, new: Any, inputs: tuple, suspects: str) -> None:
+def require_same_outputs(module: Any, new: Any, inputs: tuple, hints: str) -> None:
+    """Refuses a new module with other outputs; the hints say what it may hold."""
     from flax import nnx
 
     before = nnx.clone(module)(*inputs)
@@ -201,7 +255,7 @@ def _require_same_outputs(module: Any, new: Any, inputs: tuple, suspects: str) -
         after = nnx.clone(new)(*inputs)
     except Exception as error:  # whatever a module raises that has another size in mind
         raise ValueError(
-            f"the module with its new sizes cannot be called.{suspects} Say what changes "
+            f"the module with its new sizes cannot be called.{hints} Say what changes "
             "by sizes={type of module: lambda module: {attribute: new value}}. "
             f"It says: {error}"
         ) from error
@@ -212,7 +266,7 @@ def _require_same_outputs(module: Any, new: Any, inputs: tuple, suspects: str) -
             raise ValueError(
                 f"the outputs of the module with its new sizes differ by {gap:.2g}: does it hold a "
                 "number that depends on a width (1 / sqrt(n)), take a maximum over fresh units, "
-                f"or draw random numbers (call module.eval() first)?{suspects}"
+                f"or draw random numbers (call module.eval() first)?{hints}"
             )
 
 

@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pfn_optax.paths import Path
+from pfn_optax.grid import GridLayer
+from pfn_optax.growth.sides import narrowest
+from pfn_optax.partition import Layer
 from pfn_optax.report import snapshot
-from pfn_optax.units import Group, Member, UnitSpec
-
-# Where the parameters may stand in the tree that the spec was made for.
-_PREFIXES: tuple[Path, ...] = ((), ("0",), ("params",))
+from pfn_optax.units import UnitSpec
 
 
 class Ranked(NamedTuple):
@@ -37,25 +36,31 @@ class Ranking(NamedTuple):
 
     Attributes:
         groups: the groups.
-        pinned: layers in the cut without a group beside them that could grow, such as a layer
-            straight from the data to the outputs.
+        pinned: layers in the cut that no group beside them would widen: the narrower side is given
+            by the data, as that of a head with fewer outputs than units, or cannot grow.
     """
 
     groups: tuple[Ranked, ...]
     pinned: tuple[str, ...]
 
 
-def rank_groups(state: Any, params: Any, spec: UnitSpec, **options: Any) -> Ranking:
+def rank_groups(
+    state: Any, params: Any, spec: UnitSpec, *, since: int = 0, **options: Any
+) -> Ranking:
     """Ranks the groups beside the cut by how long and how deep they have been in it.
 
-    A layer in the cut speaks for the narrower of the groups that it joins. Where both are as wide
-    (the layer itself is the bottleneck, not the units), it speaks for the one that it produces:
-    fresh units there bring random directions into the layer.
+    A layer in the cut speaks for the narrower of the two sides that it joins, since its rank is at
+    most that one's width. Where the narrower one is not made of units that can grow (the data, the
+    outputs, a stream behind a norm), it speaks for none. Where both are as wide (the layer itself
+    is the bottleneck, not the units), it speaks for the one that it produces: fresh units there
+    bring random directions into the layer. Skips in the cut speak for none.
 
     Args:
         state: an optimizer state with one `PFNState` in it.
         params: the parameters that it is for; only names and shapes are read.
         spec: the groups. Sizes are read from it, so the parameters may be padded.
+        since: number of certified diagnoses at the last change of sizes: what they found was
+            found of another network, and does not count.
         **options: `block_size`, `num_blocks`, `output_axis`, `capacity`, `graph`, as given to
             `pfn`.
 
@@ -81,23 +86,24 @@ def rank_groups(state: Any, params: Any, spec: UnitSpec, **options: Any) -> Rank
     """
     known, layout, _, _ = snapshot(state, params, **options)
     in_cut = known.pfn_cut.astype(bool)
-    if not in_cut.any():
+    num_new = int(known.pfn_diagnoses) - since
+    if not in_cut.any() or num_new < 1:
         return Ranking((), ())
     weights = np.where(in_cut, np.maximum(known.pfn_capacities.astype(np.float64), 0), 0)
     if not (np.isfinite(weights).all() and weights.sum() > 0):
         weights = in_cut.astype(np.float64)
     shares = weights / weights.sum()
-    runs = known.pfn_persistence + 1
+    runs = np.minimum(known.pfn_persistence + 1, num_new)
     found: dict[str, list[tuple[str, slice]]] = {}
     pinned = []
     for layer in layout.layers:
         if not in_cut[layer.blocks].any():
             continue
-        group = _narrower(spec, layer.path)
+        group = _asked(spec, layer)
         if group is None:
             pinned.append(layer.name)
         else:
-            found.setdefault(group.name, []).append((layer.name, layer.blocks))
+            found.setdefault(group, []).append((layer.name, layer.blocks))
     ranked = [
         Ranked(
             group=name,
@@ -111,19 +117,10 @@ def rank_groups(state: Any, params: Any, spec: UnitSpec, **options: Any) -> Rank
     return Ranking(tuple(sorted(ranked, key=lambda one: -one.score)), tuple(pinned))
 
 
-def _narrower(spec: UnitSpec, path: Path) -> Group | None:
-    """The group to grow for a layer: of two as wide the one that it produces."""
-    paths = {(*prefix, *path) for prefix in _PREFIXES}
-    beside = [
-        (_entries(group, member), bool(member.is_read), group.name)
-        for group in spec.groups
-        if group.is_splittable
-        for member in group.members
-        if member.path in paths
+def _asked(spec: UnitSpec, layer: Layer | GridLayer) -> str | None:
+    """The group to grow for a layer; None where what bounds its rank cannot grow."""
+    found = [
+        (side.is_read, member.before * group.size * member.after, group.name)
+        for side, group, member in narrowest(spec, layer)
     ]
-    return spec.group(min(beside)[2]) if beside else None
-
-
-def _entries(group: Group, member: Member) -> int:
-    """Entries of the axis: each head of attention counts with all its units."""
-    return member.before * group.size * member.after
+    return min(found)[2] if found else None
