@@ -147,7 +147,7 @@ def known_kinds(
     given: Mapping[str, Kind],
     extra_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Kind]:
-    """What the caller says of the leaves of a state and, of the others, what is found.
+    """What the caller says of the leaves of a state and, if that is not all, what is found.
 
     Args:
         optimizer: an optax optimizer.
@@ -159,11 +159,13 @@ def known_kinds(
     Returns:
         By the name of the leaf.
     """
-    found = state_kinds(optimizer, params, extra_args=extra_args)
     named = {
         leaf.name: given.get(leaf.name, given.get(leaf.field))
         for leaf in state_leaves(optimizer, params, state)
+        if leaf.path is not None
     }
+    is_complete = all(kind is not None for kind in named.values())
+    found = {} if is_complete else state_kinds(optimizer, params, extra_args=extra_args)
     return found | {name: kind for name, kind in named.items() if kind is not None}
 
 

@@ -61,9 +61,9 @@ def slack_groups(state: Any, params: Any, spec: UnitSpec, **options: Any) -> tup
         >>> spec = unit_spec(predict, params, jnp.ones((1, 3)))
         >>> optimizer = pfn(capacity="norm", every=1)
         >>> _, state = optimizer.update(params, optimizer.init(params), params)
-        >>> for found in slack_groups(state, params, spec, capacity="norm"):
-        ...     print(found.group, round(found.slack, 2), found.layers)
-        a 0.65 ('b',)
+        >>> found = slack_groups(state, params, spec, capacity="norm")[0]
+        >>> found.group, round(found.slack, 2), found.layers
+        ('a', 0.78, ('b',))
     """
     known, layout, bound, rule = snapshot(state, params, **options)
     on_edges = bound.edge_capacities(jnp.asarray(known.pfn_capacities), rule)

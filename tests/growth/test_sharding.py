@@ -23,3 +23,7 @@ def test_shardings_stay():
     assert found["kept"]
     assert "axis 1 of in would have 9 entries, which the 4 devices" in found["error"]
     assert "a multiple of 4" in found["error"]
+    assert found["grown"] == {"hidden": 4}
+    assert found["is_shared"]
+    assert "axis 1 of in would have 10 entries, which the 4 devices" in found["refused"]
+    assert found["is_unchanged"]
