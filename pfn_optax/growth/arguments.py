@@ -1,6 +1,6 @@
 """What `grow` and `shrink` are given, checked and laid out by leaf."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -60,6 +60,30 @@ def arrays(places: Places, params: Any, batch_stats: Any) -> dict[Path, np.ndarr
         for path, leaf in named_leaves(tree)
         if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.extended)
     }
+
+
+def require_statistics(
+    groups: Iterable[Group], places: Places, leaves: Mapping[Path, np.ndarray], batch_stats: Any
+) -> None:
+    """Refuses batch statistics with an entry per unit that the spec does not know of.
+
+    Running statistics are not read in training mode, so a spec that was made there lacks them.
+    """
+    statistics = [(*places.batch_stats, *path) for path, _ in named_leaves(batch_stats)]
+    for group in groups:
+        members = {member.path for member in group.members}
+        own = {path[len(places.params) : -1] for path in members}
+        for path in statistics:
+            module = path[len(places.batch_stats) : -1]
+            if path in members or not module or module not in own or path not in leaves:
+                continue
+            if group.size in leaves[path].shape:
+                raise ValueError(
+                    f"{'/'.join(path[len(places.batch_stats) :])} of the batch statistics seems to "
+                    f"have an entry for each unit of {group.name!r}, but the spec does not know of "
+                    "it: was it made in training mode, where running statistics are not read? Make "
+                    "it in evaluation mode."
+                )
 
 
 def gradient_leaves(

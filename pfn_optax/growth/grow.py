@@ -7,7 +7,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from pfn_optax.growth.arguments import arrays, gradient_leaves, joined, numbers_of, require_growable
+from pfn_optax.growth.arguments import (
+    arrays,
+    gradient_leaves,
+    joined,
+    numbers_of,
+    require_growable,
+    require_statistics,
+)
 from pfn_optax.growth.changes import Change, Kind
 from pfn_optax.growth.choice import Units, fresh_of, generator, require_key, split_of
 from pfn_optax.growth.fresh import fresh_leaves
@@ -120,8 +127,8 @@ def grow(
         UnitSpecError: if the spec fails its check.
         ValueError: if there is no such group (inputs and outputs are none), its units cannot be
             split, a number is out of range, a key or an argument is missing, a tree is not of the
-            same model, a leaf of the state cannot follow, or the devices of a mesh cannot share
-            the new size evenly.
+            same model, the spec lacks batch statistics, a leaf of the state cannot follow, or the
+            devices of a mesh cannot share the new size evenly.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -164,9 +171,11 @@ def grow(
         function, *args = check
         check_spec(spec, function, joined(places, fast, batch_stats), *args)
     leaves = arrays(places, fast, batch_stats)
+    groups = {name: require_growable(spec, name) for name in numbers}
+    require_statistics(groups.values(), places, leaves, batch_stats)
     changes: dict[str, Change] = {}
     for number, (name, added) in enumerate(numbers.items()):
-        own = require_growable(spec, name)
+        own = groups[name]
         if how == "fresh":
             require_key(key, "fresh units are drawn")
             changes[name] = fresh_of(own, added, generator(key, number))

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from pfn_optax.growth.arguments import arrays, joined, numbers_of, require_growable
+from pfn_optax.growth.arguments import (
+    arrays,
+    joined,
+    numbers_of,
+    require_growable,
+    require_statistics,
+)
 from pfn_optax.growth.changes import Change, Kind, Merge
 from pfn_optax.growth.grow import applied
 from pfn_optax.growth.resizing import Resizing, places_of
@@ -134,6 +140,7 @@ def shrink(
                 f"got {number} to remove."
             )
     leaves = arrays(places, fast, batch_stats)
+    require_statistics(groups.values(), places, leaves, batch_stats)
     tree = None if function is None else joined(places, fast, batch_stats)
     refit = None if function is None else Refit(function, tree, batches)
     changes: dict[str, Change] = {}

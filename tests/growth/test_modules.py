@@ -179,3 +179,21 @@ def test_modules_of_ones_own():
     module = Scaled(4, nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"outputs .* differ by .* a number that depends on a wi"):
         grow_module(module, spec_of(module, x), name, 1, **options)
+
+
+def test_a_spec_made_in_training_mode_is_refused():
+    """Running statistics are not read there, so it does not know them."""
+    x = jnp.ones((5, 3))
+    module = nnx.Sequential(
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)),
+        nnx.BatchNorm(4, rngs=nnx.Rngs(0)),
+        nnx.relu,
+        nnx.Linear(4, 2, rngs=nnx.Rngs(1)),
+    )
+    spec = spec_of(module, x)
+    name = spec.groups[0].name
+    module.eval()
+    options = {"inputs": (x,), "key": jax.random.key(0)}
+    with pytest.raises(ValueError, match=r"layers/1/mean .* in training mode"):
+        grow_module(module, spec, name, 1, **options)
+    assert grow_module(module, spec_of(module, x), name, 1, **options).module(x).shape == (5, 2)
