@@ -13,7 +13,7 @@ import jax
 import pytest
 
 
-def _known(options: dict[str, bool]) -> dict[str, bool]:
+def _known(options: dict[str, bool | int]) -> dict[str, bool | int]:
     """The options, or none where this XLA does not have them."""
     try:
         jax.jit(lambda x: x, compiler_options=options)(0.0)
@@ -26,9 +26,12 @@ def _known(options: dict[str, bool]) -> dict[str, bool]:
 
 # XLA's older emitters write a fraction of the code of the newer ones, and LLVM optimises it as
 # ever. The XLA of jax 0.12 has them no more.
-SHORT_CODE = _known({"xla_cpu_use_fusion_emitters": False})
+OLDER_EMITTERS = _known({"xla_cpu_use_fusion_emitters": False})
 # For two programs that must agree to the bit: the older emitters round where they fuse.
-ORDINARY_CODE = dict.fromkeys(SHORT_CODE, True)
+ORDINARY_CODE = dict.fromkeys(OLDER_EMITTERS, True)
+# XLA cuts a program into parts that it compiles side by side, which is more work in all, and the
+# tests' other process has the other core.
+SHORT_CODE = OLDER_EMITTERS | _known({"xla_cpu_parallel_codegen_split_count": 1})
 
 # A sixth of the time to compile (a third without the older emitters); the program runs some
 # three times slower.

@@ -20,6 +20,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+# Tracing makes many objects that live for a while; the default, 700, has each looked at often.
+gc.set_threshold(20_000, 10, 10)
+
+
+def pytest_collection_finish():
+    """What is imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 # Linux gives a process 65,530 memory maps, and each compiled program takes a few: thousands of
 # programs later, compilation aborts.
 MANY_MAPS = 20_000
