@@ -1,10 +1,15 @@
-"""Networks whose programs all tests of a module share."""
+"""Networks whose programs all tests of a module share; compilation is most of the time."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from tests.diagnosis.cases import mlp, recurrent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unoptimized(unoptimized):
+    """For every module here."""
 
 
 @pytest.fixture(scope="package")
