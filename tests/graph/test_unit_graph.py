@@ -1,5 +1,6 @@
 """Unit graphs of the zoo's models refine their graphs of layers: no path is lost, none is made."""
 
+import functools
 import warnings
 
 import igraph
@@ -17,6 +18,7 @@ from tests.zoo import SMALL
 CONCATENATING = {"densenet", "unet", "unet_resized", "inception"}
 
 
+@functools.cache
 def graphs(name: str, block_size: int) -> tuple[FlowGraph, FlowGraph, Partition]:
     case = SMALL[name](make=jax.eval_shape)
     with warnings.catch_warnings():
