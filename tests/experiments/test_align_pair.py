@@ -7,6 +7,8 @@ import pytest
 
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.fixture
 def pair(tmp_path):

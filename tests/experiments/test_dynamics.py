@@ -23,6 +23,8 @@ from experiments.dynamics.systems import System, true_derivative
 from experiments.errors import UsageError
 from pfn_optax.precision import double_precision
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_mean_field_by_adaptive_quadrature():
     def gaussian(function):

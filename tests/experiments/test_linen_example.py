@@ -1,6 +1,10 @@
 """The Linen example is run as shown."""
 
+import pytest
+
 from experiments import linen_example
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
 def test_linen_example(capsys):

@@ -7,6 +7,8 @@ import pytest
 
 from experiments import optimizers
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_every_alias_takes_steps():
     params = {"a": {"kernel": jnp.ones((4, 3))}, "b": {"kernel": jnp.ones((3, 2))}}

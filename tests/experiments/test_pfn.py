@@ -8,6 +8,8 @@ import pytest
 from experiments import comparison
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SHORT = ["--scenario", "hourglass", "--epochs", "2", "--seeds", "2", "--overhead-steps", "3"]
 
 

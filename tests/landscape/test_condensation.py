@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from pfn_optax.landscape import condense, widen
 from pfn_optax.units import merge_units, unit_spec
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = np.random.default_rng(0).normal(size=(50, 4))
 
 

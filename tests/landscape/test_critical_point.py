@@ -13,6 +13,8 @@ from pfn_optax.curvature import CurvatureError, inertia
 from pfn_optax.landscape import embed, find_critical_point, predicted_inertia
 from pfn_optax.units import unit_spec
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = np.linspace(-1.5, 1.5, 20)[:, None]
 Y = X**3 - X
 WITH_ONE = np.hstack([X, np.ones_like(X)])

@@ -19,6 +19,8 @@ from pfn_optax.propagation import (
     update_ratios,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def tree(scale=1.0, depth=12):
     """Layers whose norms are scale, 2 scale, ...: 3^2 + 4^2 = 5^2."""
