@@ -10,6 +10,8 @@ import pytest
 from pfn_optax import DiagnosisError, Edge, FlowGraph, Status, pfn, raise_for_status, with_pfn
 from tests.trees import dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = dense(0, 4, 20, 20, 3)
 
 

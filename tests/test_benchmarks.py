@@ -26,6 +26,8 @@ from benchmarks.resnet import resnet
 from pfn_optax import pfn
 from tests.tolerance import rtol
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_page_shows_the_committed_measurements():
     page = tables.PAGE.read_text()

@@ -13,6 +13,8 @@ from pfn_optax.dynamics import lyapunov_probe
 from pfn_optax.propagation import activation_monitor, activation_taps, propagation_monitor
 from pfn_optax.units import unit_spec
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PARAMS = {"a": {"kernel": jnp.ones((3, 4))}, "b": {"kernel": jnp.ones((4, 2))}}
 X = jnp.ones((5, 3))
 

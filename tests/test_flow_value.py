@@ -13,6 +13,8 @@ from pfn_optax import Edge, FlowGraph, flow_value, pfn, unit_graph
 from tests.tolerance import rtol
 from tests.trees import dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SIZES = 6, 12, 8, 5
 LAYERS = [f"Dense_{index}" for index in range(len(SIZES) - 1)]
 PARAMS = dense(0, *SIZES)

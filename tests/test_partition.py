@@ -16,6 +16,8 @@ from pfn_optax.partition import (
 from tests.tolerance import rtol
 from tests.trees import TREES, dense
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LAYERS = {
     "linen": (("Conv_0", (16, 4)), ("Dense_0", (10,))),
     "nnx": (("layers/0", (16, 4)), ("layers/2", (10,))),
