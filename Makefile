@@ -23,6 +23,7 @@ bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.scaling --json benchmarks/results/scaling.json
 	$(RUN) -m benchmarks.overhead --json benchmarks/results/overhead.json
 	$(RUN) -m benchmarks.monitors --json benchmarks/results/monitors.json
+	$(RUN) -m benchmarks.growth --json benchmarks/results/growth.json
 	$(RUN) -m benchmarks.batches --json benchmarks/results/batches.json
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.alignment --json benchmarks/results/alignment.json
 	$(RUN) -m benchmarks.curvature --json benchmarks/results/curvature.json

@@ -152,6 +152,45 @@ def monitors(record: Mapping[str, Any]) -> str:
     )
 
 
+def growth(record: Mapping[str, Any]) -> str:
+    """Formats what a growth step costs, and the recompile after it."""
+    lines = []
+    for name, arm in record["optimizers"].items():
+        seconds, training = arm["seconds"], arm["training_step_seconds"]
+        again = arm["recompile"]
+        lines.append(
+            [
+                name,
+                f"{arm['kinds_seconds']:.1f}",
+                f"{seconds['proposal']:.2f}",
+                f"{seconds['grow']:.2f}",
+                f"{seconds['step']:.2f}",
+                f"{seconds['step'] / training:.2f}",
+                f"{arm['first_step']['seconds']:.2f} ({arm['first_step']['programs']})",
+                f"{again['seconds']:.1f} ({again['programs']})",
+            ]
+        )
+    arm = next(iter(record["optimizers"].values()))
+    sizes = ", ".join(f"{name} by {number}" for name, number in arm["grown"].items())
+    head = (
+        f"{arm['num_params']:,} parameters, {arm['new_num_params']:,} afterwards ({sizes}), batch "
+        f"{record['batch_size']}, JAX {record['jax']} on {record['device']}. A training step takes "
+        f"{arm['training_step_seconds']:.1f} s, tracing the groups of units "
+        f"{record['spec_seconds']:.1f} s, once per run."
+    )
+    header = [
+        "optimizer",
+        "kinds, s, once per run",
+        "proposal, s",
+        "`grow`, s",
+        "growth step, s",
+        "over a training step",
+        "first growth step, s (programs)",
+        "next training step, s (programs)",
+    ]
+    return f"{head}\n\n{markdown(header, lines)}"
+
+
 def batches(record: Mapping[str, Any]) -> str:
     """Formats ms per step and model: plain, and what each kind of diagnosis adds."""
     kinds = [name for name in record["rows"][0]["step_milliseconds"] if name != "plain"]
@@ -357,6 +396,7 @@ TABLES = {
     "scaling": ("scaling", scaling),
     "overhead": ("overhead", overhead),
     "monitors": ("monitors", monitors),
+    "growth": ("growth", growth),
     "batches": ("batches", batches),
     "alignment": ("alignment", alignment),
     "curvature": ("curvature", curvature),

@@ -128,6 +128,29 @@ def test_records_of_monitors_are_amortised_over_the_period():
     assert "| activations | 1200.0 | 0.00 | 0.600% |" in text
 
 
+def test_a_growth_step_is_compared_with_a_training_step():
+    arm = {
+        "kinds_seconds": 3.0,
+        "first_step": {"seconds": 2.5, "programs": 12},
+        "seconds": {"step": 1.5, "proposal": 0.5, "grow": 0.9},
+        "training_step_seconds": 6.0,
+        "recompile": {"seconds": 40.0, "programs": 1},
+        "grown": {"a": 16},
+        "num_params": 1000,
+        "new_num_params": 1200,
+    }
+    record = {
+        "jax": "0",
+        "device": "cpu",
+        "batch_size": 8,
+        "spec_seconds": 2.0,
+        "optimizers": {"Adam": arm},
+    }
+    text = tables.growth(record)
+    assert "1,000 parameters, 1,200 afterwards (a by 16), batch 8" in text
+    assert "| Adam | 3.0 | 0.50 | 0.90 | 1.50 | 0.25 | 2.50 (12) | 40.0 (1) |" in text
+
+
 @pytest.mark.slow
 def test_monitors_are_measured_on_a_narrow_network():
     record = monitors.measure(

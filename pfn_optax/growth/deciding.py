@@ -88,7 +88,7 @@ class Case:
         proposal = self._proposed(ranking, stop, meter)
         reasons, shrunk, room = proposal.reasons, {}, None
         reference = self.record.reference
-        reference = meter.cost({}).params if reference is None else reference
+        reference = meter.now.params if reference is None else reference
         rebuilt = _Rebuilt(self.optimizer, self.settings.rebuild_optimizer)
         if proposal.sizes and self.settings.check and not self.record.num_changes:
             self._check()
@@ -107,9 +107,9 @@ class Case:
             now = widths(start.spec)
             grown = {name: size - now[name] for name, size in proposal.sizes.items()}
             network, optimizer = self._grown(rebuilt, start, grown), rebuilt.latest
-        cost = self.settings.meter(network, optimizer).cost({})
+        cost = self.settings.meter(network, optimizer).now if grown else meter.now
         if grown:
-            reasons = (*reasons, f"it has {self.settings.budget.used(cost)} now")
+            reasons = (*reasons, f"it has {meter.budget.used(cost)} now")
         decision = Decision(
             step=int(known.pfn_step) if step is None else step,
             diagnoses=int(known.pfn_diagnoses),
@@ -134,7 +134,7 @@ class Case:
     def _meter(self) -> Meter:
         """What says what the network costs; refuses one that costs too much already."""
         meter = self.settings.meter(self.network, self.optimizer)
-        if excess := meter.excess({}):
+        if excess := meter.budget.excess(meter.now):
             raise ValueError(
                 f"the budget is exceeded before anything grows, by a network of {excess}: give a "
                 "larger budget, or shrink() the network before."

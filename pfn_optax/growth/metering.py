@@ -1,5 +1,6 @@
 """What a network would cost at other sizes."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class Meter:
     batch: tuple
     optimizer_at: Callable[[Any, UnitSpec], Any]
     reference: int | None = None
+
+    @functools.cached_property
+    def now(self) -> Cost:
+        """The cost as it is."""
+        return self.cost({})
 
     def cost(self, sizes: Mapping[str, int]) -> Cost:
         """Returns the cost with other sizes of some groups."""
