@@ -175,7 +175,7 @@ def growth(record: Mapping[str, Any]) -> str:
     head = (
         f"{arm['num_params']:,} parameters, {arm['new_num_params']:,} afterwards ({sizes}), batch "
         f"{record['batch_size']}, JAX {record['jax']} on {record['device']}. A training step takes "
-        f"{arm['training_step_seconds']:.1f} s, tracing the groups of units "
+        f"{arm['training_step_seconds']:.1f} CPU s, tracing the groups of units "
         f"{record['spec_seconds']:.1f} s, once per run."
     )
     header = [
