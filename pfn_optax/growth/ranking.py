@@ -4,11 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pfn_optax.grid import GridLayer
-from pfn_optax.growth.sides import narrowest
-from pfn_optax.partition import Layer
+from pfn_optax.growth.sides import Side, narrowest, splittable
 from pfn_optax.report import snapshot
-from pfn_optax.units import UnitSpec
+from pfn_optax.units import Group, Member, UnitSpec
 
 
 class Ranked(NamedTuple):
@@ -38,10 +36,13 @@ class Ranking(NamedTuple):
         groups: the groups.
         pinned: layers in the cut that no group beside them would widen: the narrower side is given
             by the data, as that of a head with fewer outputs than units, or cannot grow.
+        beside: the groups on the wider side of those layers. More units there let no more
+            directions pass; it is for who must grow somewhere.
     """
 
     groups: tuple[Ranked, ...]
     pinned: tuple[str, ...]
+    beside: tuple[Ranked, ...] = ()
 
 
 def rank_groups(
@@ -95,32 +96,38 @@ def rank_groups(
     shares = weights / weights.sum()
     runs = np.minimum(known.pfn_persistence + 1, num_new)
     found: dict[str, list[tuple[str, slice]]] = {}
+    others: dict[str, list[tuple[str, slice]]] = {}
     pinned = []
     for layer in layout.layers:
         if not in_cut[layer.blocks].any():
             continue
-        group = _asked(spec, layer)
-        if group is None:
+        asked, other = _asked(narrowest(spec, layer)), _asked(splittable(spec, layer))
+        if asked is None:
             pinned.append(layer.name)
-        else:
-            found.setdefault(group, []).append((layer.name, layer.blocks))
-    ranked = [
-        Ranked(
-            group=name,
-            score=float(sum((shares[blocks] * runs[blocks]).sum() for _, blocks in own)),
-            share=float(sum(shares[blocks].sum() for _, blocks in own)),
-            persistence=int(max(runs[blocks][in_cut[blocks]].max() for _, blocks in own)),
-            layers=tuple(layer for layer, _ in own),
-        )
-        for name, own in found.items()
-    ]
-    return Ranking(tuple(sorted(ranked, key=lambda one: -one.score)), tuple(pinned))
+        if (name := asked or other) is not None:
+            groups = found if asked else others
+            groups.setdefault(name, []).append((layer.name, layer.blocks))
+
+    def ranked(groups: dict[str, list[tuple[str, slice]]]) -> tuple[Ranked, ...]:
+        every = [
+            Ranked(
+                group=name,
+                score=float(sum((shares[blocks] * runs[blocks]).sum() for _, blocks in own)),
+                share=float(sum(shares[blocks].sum() for _, blocks in own)),
+                persistence=int(max(runs[blocks][in_cut[blocks]].max() for _, blocks in own)),
+                layers=tuple(layer for layer, _ in own),
+            )
+            for name, own in groups.items()
+        ]
+        return tuple(sorted(every, key=lambda one: -one.score))
+
+    return Ranking(ranked(found), tuple(pinned), ranked(others))
 
 
-def _asked(spec: UnitSpec, layer: Layer | GridLayer) -> str | None:
-    """The group to grow for a layer; None where what bounds its rank cannot grow."""
-    found = [
-        (side.is_read, member.before * group.size * member.after, group.name)
-        for side, group, member in narrowest(spec, layer)
+def _asked(found: list[tuple[Side, Group, Member]]) -> str | None:
+    """The group to grow for a layer: what it produces rather than what it reads."""
+    names = [
+        (side.width, side.is_read, member.before * group.size * member.after, group.name)
+        for side, group, member in found
     ]
-    return min(found)[2] if found else None
+    return min(names)[3] if names else None

@@ -36,12 +36,23 @@ def narrowest(spec: UnitSpec, layer: Layer | GridLayer) -> list[tuple[Side, Grou
     Returns:
         The groups of the narrower side; of both, where they are as wide.
     """
-    sides = _sides(spec, layer)
-    least = min(side.width for side in sides)
+    least = min(side.width for side in _sides(spec, layer))
+    return [found for found in splittable(spec, layer) if found[0].width == least]
+
+
+def splittable(spec: UnitSpec, layer: Layer | GridLayer) -> list[tuple[Side, Group, Member]]:
+    """Returns the groups that can grow on either side of a layer.
+
+    Args:
+        spec: the groups; sizes are read from it.
+        layer: a layer of its parameters.
+
+    Returns:
+        The groups.
+    """
     return [
         (side, group, member)
-        for side in sides
-        if side.width == least
+        for side in _sides(spec, layer)
         for group, member in side.members
         if group.is_splittable
     ]

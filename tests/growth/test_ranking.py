@@ -53,6 +53,9 @@ def test_a_layer_speaks_for_its_narrower_side(sizes, layer, group):
     ranking = ranking_of(sizes, {layer: 1.0})
     assert [ranked.group for ranked in ranking.groups] == ([group] if group else [])
     assert ranking.pinned == (() if group else (layer,))
+    others = {"d": ["c"], "a": ["a"] if len(sizes) > 2 else []}
+    beside = [ranked.group for ranked in ranking.beside]
+    assert beside == ([] if group else others[layer])
     if group:
         assert ranking.groups[0].share == pytest.approx(1.0)
         assert ranking.groups[0].layers == (layer,)
