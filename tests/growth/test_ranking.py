@@ -95,14 +95,14 @@ def test_deep_and_long_comes_first():
     # What was found before the last change does not count.
     first, second = rank_groups(longer, params, spec, since=3, **options).groups
     assert (first.group, first.persistence, second.persistence) == ("c", 1, 1)
-    assert rank_groups(longer, params, spec, since=4, **options) == ((), ())
+    assert rank_groups(longer, params, spec, since=4, **options) == ((), (), ())
 
 
 def test_there_is_none_before_the_first_diagnosis():
     params, spec, graph = chain(8, 4, 8)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
     state = pfn(capacity="norm", graph=graph).init(zeros)
-    assert rank_groups(state, params, spec, capacity="norm", graph=graph) == ((), ())
+    assert rank_groups(state, params, spec, capacity="norm", graph=graph) == ((), (), ())
 
 
 def test_channels_count_and_not_the_pixels_or_the_taps():
@@ -147,7 +147,7 @@ def test_what_is_summed_without_weights_is_pinned():
     spec = unit_spec(predict, params, x, check=False)
     graph = FlowGraph.chain("ab")
     state = state_of(graph, params, {"a": 1.0})
-    assert rank_groups(state, params, spec, capacity="norm", graph=graph) == ((), ("a",))
+    assert rank_groups(state, params, spec, capacity="norm", graph=graph) == ((), ("a",), ())
 
 
 def test_slack_is_what_the_flow_leaves_unused():
