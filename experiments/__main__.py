@@ -28,6 +28,7 @@ from experiments.embedding import (
     SplitsExperiment,
 )
 from experiments.errors import ExperimentError
+from experiments.growth import GrowPlantedExperiment, GrowWaistExperiment
 from experiments.interrupts import Interrupted
 from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
 from experiments.pfn import PFNExperiment
@@ -90,6 +91,8 @@ Command = (
     | Annotated[NormGradientsExperiment, tyro.conf.subcommand("norm-gradients")]
     | Annotated[RankArchitecturesExperiment, tyro.conf.subcommand("rank-architectures")]
     | Annotated[RankTrainingExperiment, tyro.conf.subcommand("rank-training")]
+    | Annotated[GrowWaistExperiment, tyro.conf.subcommand("grow-waist")]
+    | Annotated[GrowPlantedExperiment, tyro.conf.subcommand("grow-planted")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

@@ -1,6 +1,7 @@
 """A run of an arm: training, and every so many steps units for the group that it names."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from experiments.growth.programs import (
 from experiments.mlp import Params
 from pfn_optax.growth import grow_padded
 
-How = Literal["split", "fresh"]
+How = Literal["split", "fresh", "initialised"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Plan:
     Attributes:
         steps: of training in all, a multiple of the recipe's `every`.
         num_events: times that they grow, from the first diagnosis on, one at each.
-        how: by split or by fresh units.
+        how: by split or fresh units, as of `grow`; or by fresh ones whose weights and biases are
+            those of a network that is initialised anew, not made to be like the group's others.
         num_units: units of one group at each event.
         num_parameters: instead, parameters that each event may spend, with what the events before
             it have left over: as many units of one group as they pay for.
@@ -182,16 +184,23 @@ def grown_by(
         params, state = jax.tree.map(lambda leaf, i=i: leaf[i], (host.params, host.state))
         spec = host.specs[i]
         if addition:
+            key = jax.random.fold_in(jax.random.key(seed), event)
+            options: dict[str, Any] = {"how": how}
+            if how == "initialised":
+                first, *_, last = recipe.padded
+                inner = (own.size + addition.get(own.name, 0) for own in spec.groups)
+                draw = np.random.default_rng([seed, event])
+                options = {"how": "fresh", "init": _initial(draw, (first, *inner, last))}
             wide = grow_padded(
                 params,
                 recipe.spec,
                 spec,
                 dict(addition),
-                how=how,
-                optimizer=recipe.optimizer,
+                optimizer=recipe.optimizer_on_host,
                 optimizer_state=state,
                 kinds=recipe.kinds,
-                key=jax.random.fold_in(jax.random.key(seed), event),
+                key=key,
+                **options,
             )
             params, spec, state = wide.params, wide.spec, wide.optimizer_state
         members.append((params, state, spec))
@@ -203,6 +212,17 @@ def grown_by(
         ensemble.seen,
         tuple(spec for _, _, spec in members),
     )
+
+
+def _initial(draw: np.random.Generator, sizes: Sizes) -> Any:
+    """As `mlp.init`, on the host: no program for each of many sizes."""
+    return {
+        f"Dense_{number}": {
+            "kernel": draw.normal(0, (2 / own) ** 0.5, (own, to)).astype(np.float32),
+            "bias": np.zeros(to, np.float32),
+        }
+        for number, (own, to) in enumerate(itertools.pairwise(sizes))
+    }
 
 
 def _members(

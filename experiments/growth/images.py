@@ -29,7 +29,11 @@ class Images(NamedTuple):
 
 @functools.cache
 def images(
-    dataset: DatasetName, num_train: int, data_dir: str | os.PathLike | None = None
+    dataset: DatasetName,
+    num_train: int,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    pool: int = 1,
 ) -> Images:
     """Reads the test images of a data set and some training images, the same at every call.
 
@@ -37,6 +41,7 @@ def images(
         dataset: which.
         num_train: how many training images; all where there are fewer.
         data_dir: as for `load`.
+        pool: side of the squares of pixels of which the mean is taken.
 
     Returns:
         The images.
@@ -45,7 +50,10 @@ def images(
     chosen = np.random.default_rng(0).permutation(len(data.train_labels))[:num_train]
 
     def rows(pictures: np.ndarray) -> jax.Array:
-        return jnp.asarray(pictures.reshape(len(pictures), -1) / np.float32(255))
+        number, height, width, channels = pictures.shape
+        squares = (number, height // pool, pool, width // pool, pool, channels)
+        means = pictures.reshape(squares).mean((2, 4), dtype=np.float32)
+        return jnp.asarray(means.reshape(number, -1) / np.float32(255))
 
     return Images(
         rows(data.train_images[chosen]),

@@ -1,7 +1,7 @@
 """Compiled training of ensembles of padded networks: one program for all widths and arms."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,10 +49,17 @@ class Recipe:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """What trains."""
-        adam = optax.adam(self.learning_rate)
+        inner = optax.adam(self.learning_rate)
         if self.amplified_by is not None:
-            adam = with_pfn(adam, capacity=self.amplified_by, every=self.every)
-        return only_active(adam, self.spec)
+            inner = with_pfn(inner, capacity=self.amplified_by, every=self.every)
+        return only_active(inner, self.spec)
+
+    @functools.cached_property
+    def optimizer_on_host(self) -> optax.GradientTransformationExtraArgs:
+        """The same for `grow`, which asks for initial states again and again: quick zeros."""
+        return optax.GradientTransformationExtraArgs(
+            _zero_state(self.optimizer), self.optimizer.update
+        )
 
     @functools.cached_property
     def observer(self) -> optax.GradientTransformationExtraArgs:
@@ -62,7 +69,7 @@ class Recipe:
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """What Adam's state is made of."""
+        """What Adam's state is made of; with `with_pfn` networks do not grow."""
         return _kinds(len(self.padded))
 
 
@@ -87,6 +94,22 @@ def padding_of(padded: Sizes) -> dict[str, int]:
 @functools.cache
 def _kinds(num_sizes: int) -> Mapping[str, Kind]:
     return state_kinds(optax.adam(1e-3), init(jax.random.key(0), (2,) * num_sizes))
+
+
+def _zero_state(optimizer: optax.GradientTransformation) -> Callable[[Any], Any]:
+    """The initial state of an optimizer that starts from zeros, without work for the device."""
+    found: dict[Any, Any] = {}
+
+    def zeros(params: optax.Params) -> Any:
+        shapes = jax.tree.structure(params), tuple(map(np.shape, jax.tree.leaves(params)))
+        if shapes not in found:
+            found[shapes] = jax.tree.map(
+                lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+                jax.eval_shape(optimizer.init, params),
+            )
+        return found[shapes]
+
+    return zeros
 
 
 class Ensemble(NamedTuple):

@@ -45,7 +45,7 @@ FAULTS: tuple[Kind, ...] = ("dead group", "starved branch", "frozen half")
 STARVED = 1e-3
 # What kills units is as visible in the layer that reads them, unless a skip goes beside that one.
 _FEW_UNITS = ("narrow", "dead group", "starved units", "frozen half")
-_NEVER_FIRES = -30.0
+NEVER_FIRES = -30.0
 
 
 class Case(NamedTuple):
@@ -142,7 +142,7 @@ def plant(architecture: Architecture, kind: Kind, seed: int) -> Case:
         case "healthy":
             mask[:] = False
         case "low rank":
-            own["kernel"] = jnp.asarray(_low_rank(healthy))
+            own["kernel"] = jnp.asarray(low_rank(healthy))
         case "dead group":
             mask[:] = _half(generator, healthy.shape[-1])
         case "starved units":
@@ -155,7 +155,7 @@ def plant(architecture: Architecture, kind: Kind, seed: int) -> Case:
             mask[..., _run(generator, healthy.shape[-2], NARROW), :] = False
         case "frozen half":
             mask[:] = _half(generator, healthy.shape[-1])
-            own["bias"] = jnp.where(mask.any(tuple(range(mask.ndim - 1))), _NEVER_FIRES, 0.0)
+            own["bias"] = jnp.where(mask.any(tuple(range(mask.ndim - 1))), NEVER_FIRES, 0.0)
     if kind in ("dead group", "starved units", "starved branch", "sub-block"):
         own["kernel"] = jnp.where(mask, STARVED * healthy, healthy)
     return Case(architecture, params, kind, place, frozenset(answers), mask, healthy)
@@ -191,11 +191,11 @@ def _run(generator: np.random.Generator, size: int, length: int) -> slice:
     return slice(start, start + length)
 
 
-def _low_rank(kernel: np.ndarray) -> np.ndarray:
-    """The nearest kernel of rank `NARROW`, brought back to the norm it had."""
+def low_rank(kernel: np.ndarray, rank: int = NARROW) -> np.ndarray:
+    """The nearest kernel of a low rank, brought back to the norm it had."""
     left, values, right = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)
-    low = (left[:, :NARROW] * values[:NARROW]) @ right[:NARROW]
-    return (low * np.linalg.norm(values) / np.linalg.norm(values[:NARROW])).reshape(kernel.shape)
+    low = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return (low * np.linalg.norm(values) / np.linalg.norm(values[:rank])).reshape(kernel.shape)
 
 
 def _tail(kernel: np.ndarray) -> float:
