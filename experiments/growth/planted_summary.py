@@ -105,3 +105,4 @@ def shown(estimate: Mapping[str, float]) -> str:
 
 if __name__ == "__main__":
     marked("planted", text(results("grow_planted")["rows"]))
+    marked("planted slowly", text(results("grow_planted_slow")["rows"]))
