@@ -24,12 +24,12 @@ SCRATCH = {
 }
 _GROWN = tuple(arm for arm in CRITERIA if arm != "nowhere")
 _AT_EQUAL_PARAMETERS = (
-    "random",
-    "uniform",
     "narrowest",
+    "uniform",
+    "gradmax per parameter",
+    "random",
     "cut, norm",
     "cut, jacobian_rank",
-    "gradmax per parameter",
 )
 
 PIECES: tuple[tuple[str, str], ...] = (
