@@ -26,9 +26,9 @@ ORACLE = "planted group"
 _ARMS = (*(arm for arm in CRITERIA if arm != "nowhere"), ORACLE)
 _OTHER_UNITS = ("narrowest", "cut, norm", "cut, jacobian_rank", ORACLE)
 
-PIECES: tuple[tuple[str, int, str, str], ...] = (
-    *((*cause, "none", "nowhere") for cause in (*CAUSES, *MILD)),
-    *((*cause, "initialised", arm) for arm in _ARMS for cause in CAUSES),
+PIECES: tuple[tuple[Kind, int, str, str], ...] = (
+    *((kind, left, "none", "nowhere") for kind, left in (*CAUSES, *MILD)),
+    *((kind, left, "initialised", arm) for arm in _ARMS for kind, left in CAUSES),
     *((*CAUSES[0], how, arm) for how in ("fresh", "split") for arm in _OTHER_UNITS),
 )
 """What is planted and how much is left, how an event adds units, and the arm."""

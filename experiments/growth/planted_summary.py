@@ -1,14 +1,10 @@
-"""What the arms of `grow-planted` came to.
-
-`python -m experiments.growth.planted_summary` writes it into docs/growth_experiments.md.
-"""
+"""What the arms of `grow-planted` came to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.growth.pages import marked, results
 from experiments.growth.waist_summary import interval
 from experiments.statistics import bootstrap_difference
 
@@ -101,8 +97,3 @@ def _cells(row: Mapping[str, Any] | None) -> str:
 def shown(estimate: Mapping[str, float]) -> str:
     """A mean with its interval."""
     return "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**estimate)
-
-
-if __name__ == "__main__":
-    marked("planted", text(results("grow_planted")["rows"]))
-    marked("planted slowly", text(results("grow_planted_slow")["rows"]))

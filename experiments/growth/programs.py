@@ -1,7 +1,7 @@
 """Compiled training of ensembles of padded networks: one program for all widths and arms."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,7 +96,7 @@ def _kinds(num_sizes: int) -> Mapping[str, Kind]:
     return state_kinds(optax.adam(1e-3), init(jax.random.key(0), (2,) * num_sizes))
 
 
-def _zero_state(optimizer: optax.GradientTransformation) -> Callable[[Any], Any]:
+def _zero_state(optimizer: optax.GradientTransformation) -> optax.TransformInitFn:
     """The initial state of an optimizer that starts from zeros, without work for the device."""
     found: dict[Any, Any] = {}
 

@@ -1,14 +1,10 @@
-"""What the arms of `grow-waist` came to.
-
-`python -m experiments.growth.waist_summary` writes it into docs/growth_experiments.md.
-"""
+"""What the arms of `grow-waist` came to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.growth.pages import marked, results
 from experiments.growth.programs import Sizes
 from experiments.statistics import bootstrap_difference
 
@@ -100,7 +96,3 @@ def _shown(row: Mapping[str, Any] | None, name: str) -> str:
     if row is None or name not in row:
         return ""
     return "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[name])
-
-
-if __name__ == "__main__":
-    marked("waist", text(results("grow_waist")["rows"]))

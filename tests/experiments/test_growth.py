@@ -21,9 +21,10 @@ from experiments.growth import (
 from experiments.growth.growing import Plan, grown_by, run
 from experiments.growth.images import images
 from experiments.growth.observers import options_of
-from experiments.growth.pages import between_marks
+from experiments.growth.pages import PAGE, between_marks
 from experiments.growth.plants import KINDS, planted
 from experiments.growth.programs import Recipe, spec_of, started, train
+from experiments.growth.waist_tables import tables
 from experiments.mlp import init, logits
 from pfn_optax import pfn
 from pfn_optax.growth import pad, rank_groups
@@ -176,6 +177,12 @@ def test_tables_go_between_their_marks():
     page = "before\n<!-- growth: waist -->\nold\n<!-- end -->\nafter <!-- growth: other -->\n"
     found = between_marks("waist", "new", page)
     assert found == page.replace("old", "new")
+
+
+def test_the_page_says_what_the_results_say():
+    page = PAGE.read_text("utf-8")
+    for name, text in tables().items():
+        assert f"<!-- growth: {name} -->\n{text}\n<!-- end -->" in page
 
 
 @pytest.mark.parametrize(
