@@ -28,7 +28,12 @@ from experiments.embedding import (
     SplitsExperiment,
 )
 from experiments.errors import ExperimentError
-from experiments.growth import GrowPlantedExperiment, GrowWaistExperiment
+from experiments.growth import (
+    GrowAllocationExperiment,
+    GrowPlantedExperiment,
+    GrowReallocateExperiment,
+    GrowWaistExperiment,
+)
 from experiments.interrupts import Interrupted
 from experiments.merge import MergeMLPExperiment, MergeResNetExperiment
 from experiments.pfn import PFNExperiment
@@ -93,6 +98,8 @@ Command = (
     | Annotated[RankTrainingExperiment, tyro.conf.subcommand("rank-training")]
     | Annotated[GrowWaistExperiment, tyro.conf.subcommand("grow-waist")]
     | Annotated[GrowPlantedExperiment, tyro.conf.subcommand("grow-planted")]
+    | Annotated[GrowAllocationExperiment, tyro.conf.subcommand("grow-allocation")]
+    | Annotated[GrowReallocateExperiment, tyro.conf.subcommand("grow-reallocate")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 
