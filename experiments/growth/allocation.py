@@ -28,6 +28,8 @@ HEAD_FREE = tuple(
 )
 ARMS = (*(arm for arm in CRITERIA if arm not in SAME), *HEAD_FREE)
 NUM_TUNING_SEEDS = 3
+# What is written of a network; all of it is in the run folder.
+_KEPT = ("seed", "accuracy", "grown", "widths", "num_parameters", "flops")
 
 
 # What is left out on CIFAR-10: from equal widths the narrowest first is uniform scaling.
@@ -182,6 +184,10 @@ class GrowAllocationExperiment:
         )
         rows = allocation_summary.compare(grown, fresh)
         print(allocation_summary.text(rows))
+        for record in grown:
+            record["networks"] = [
+                {name: one[name] for name in _KEPT if name in one} for one in record["networks"]
+            ]
         found = {"config": config, "rates": rates, "rows": rows, "grown": grown, "scratch": fresh}
         if self.json:
             runs.write_json(self.json, found)

@@ -41,7 +41,7 @@ def allocations(found: Mapping[str, Any], file: Path) -> None:
         )
         shares(right, rows)
         right.set(title="units at the end by layer, mean over seeds", xlabel="units")
-    save(figure, file)
+    save(figure, file, num_colours=64)
 
 
 def differences(

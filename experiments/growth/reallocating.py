@@ -23,6 +23,8 @@ LEFT_OUT = ("cut, energy", "cut, jacobian_rank", "uniform", "gradmax per paramet
 MOVERS = (*(arm for arm in CRITERIA if arm not in LEFT_OUT), *HEAD_FREE)
 SCRATCH = "uniform, from scratch"
 NUM_TUNING_SEEDS = 3
+# What is written of a move; all of it is in the run folder.
+_KEPT = ("receiver", "widths", "loss_change")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,10 @@ class GrowReallocateExperiment:
         )
         rows = reallocating_summary.compare(records)
         print(reallocating_summary.text(rows))
+        for record in records:
+            for one in record["networks"]:
+                del one["losses"]
+                one["moves"] = [{name: move[name] for name in _KEPT} for move in one["moves"]]
         found = {"config": config, "rates": rates, "rows": rows, "moved": records}
         if self.json:
             runs.write_json(self.json, found)

@@ -35,7 +35,7 @@ def reallocations(found: Mapping[str, Any], file: Path) -> None:
         ends = {max(cuts, key=_gain)["arm"], min(cuts, key=_gain)["arm"]} if cuts else set()
         for axes, arm in zip(panels[1:], sorted(ends), strict=False):
             _widths(axes, found, start, arm)
-    save(figure, file)
+    save(figure, file, num_colours=64)
 
 
 def _gain(row: Mapping[str, Any]) -> float:
