@@ -190,8 +190,8 @@ COMMON += ["--num-train", "100", "--starts", "digits, 4-3", "--widest", "8", "8"
 @pytest.mark.parametrize(
     ("command", "arms"),
     [
-        ("grow-allocation", ["uniform", "gradmax per parameter", "cut, norm"]),
-        ("grow-reallocate", ["nowhere", "random", "cut, norm", "uniform, from scratch"]),
+        ("grow-allocation", ["uniform", "cut, norm"]),
+        ("grow-reallocate", ["nowhere", "cut, norm", "uniform, from scratch"]),
     ],
 )
 def test_the_commands(command, arms, tmp_path, capsys):
