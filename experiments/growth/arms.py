@@ -82,9 +82,12 @@ def narrowest(member: Member) -> Sequence[str]:
 
 
 def cut(mode: str, member: Member) -> Sequence[str]:
-    """The groups at the minimum cut, by depth and duration; the program must watch by the mode."""
+    """The groups at the minimum cut, by depth and duration; the program must watch by the mode.
+
+    Where the cut is at the head, which no units widen, the ones before it: every arm adds as much.
+    """
     ranking = rank_groups(member.seen, member.params, member.spec, **options_of(mode))
-    return [ranked.group for ranked in ranking.groups]
+    return [ranked.group for ranked in (*ranking.groups, *ranking.beside)]
 
 
 def gradmax(member: Member) -> Sequence[str]:
