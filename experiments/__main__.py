@@ -30,6 +30,7 @@ from experiments.embedding import (
 from experiments.errors import ExperimentError
 from experiments.growth import (
     GrowAllocationExperiment,
+    GrowHourglassExperiment,
     GrowPlantedExperiment,
     GrowReallocateExperiment,
     GrowWaistExperiment,
@@ -100,6 +101,7 @@ Command = (
     | Annotated[GrowPlantedExperiment, tyro.conf.subcommand("grow-planted")]
     | Annotated[GrowAllocationExperiment, tyro.conf.subcommand("grow-allocation")]
     | Annotated[GrowReallocateExperiment, tyro.conf.subcommand("grow-reallocate")]
+    | Annotated[GrowHourglassExperiment, tyro.conf.subcommand("grow-hourglass")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 
