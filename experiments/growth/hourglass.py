@@ -189,9 +189,8 @@ class GrowHourglassExperiment:
             for number in range(len(network.CONVS))
         )
 
-    @functools.cached_property
+    @property
     def _harness(self) -> Harness:
-        data = load(self.dataset)
         setting = Setting(
             widths=self._widths,
             padded=(2 * self.width,) * len(self._widths),
@@ -199,4 +198,10 @@ class GrowHourglassExperiment:
             batch_size=self.batch_size,
             every=self.every,
         )
-        return Harness(setting, pictures(data, num_train=self.num_train, num_test=self.num_test))
+        return harness(setting, self.dataset, self.num_train, self.num_test)
+
+
+@functools.lru_cache(maxsize=1)
+def harness(setting: Setting, dataset: DatasetName, num_train: int, num_test: int) -> Harness:
+    """The program for a setting on the first pictures of a data set, kept until another is due."""
+    return Harness(setting, pictures(load(dataset), num_train=num_train, num_test=num_test))
