@@ -123,7 +123,7 @@ class GrowHourglassExperiment:
         rows = hourglass_tables.summarise(
             {name: [records[name, seed] for seed in range(self.seeds)] for name in self.arms}
         )
-        print(hourglass_tables.text(rows))
+        print(hourglass_tables.text(rows), hourglass_tables.named_text(rows), sep="\n\n")
         if self.json:
             found = {"config": self.config, "rates": rates, "waist": WAIST, "arms": rows}
             runs.write_json(self.json, found)

@@ -1,23 +1,14 @@
-"""What the arms of the hourglass came to, as rows and as a Markdown table.
+"""What the arms of the hourglass came to, as rows and as Markdown tables."""
 
-`python -m experiments.growth.hourglass_tables` writes it into docs/growth_experiments.md.
-"""
-
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.growth.hourglass_arms import WAIST, Record
 from experiments.statistics import bootstrap_difference
+from pfn_optax.capacity import CAPACITIES
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "growth_experiments.md"
-RESULTS = ROOT / "experiments" / "results" / "grow_hourglass.json"
-MARKED = re.compile(r"(<!-- growth: hourglass -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 AGAINST = ("nowhere", "uniform")
 
 
@@ -38,8 +29,8 @@ def summarise(arms: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
             "rate": records[0]["rate"],
             "accuracy": [record["accuracy"] for record in records],
             "final_loss": [record["losses"][-1] for record in records],
-            "widths": np.mean([record["widths"][-1] for record in records], axis=0).tolist(),
-            "courses": [record["widths"] for record in records],
+            "widths": _mean([record["widths"][-1] for record in records]),
+            "course": _mean([record["widths"] for record in records]),
             "steps": [record["steps"] for record in records],
             "parameters": float(np.mean([record["parameters"] for record in records])),
             "added": float(np.mean([record["added"] for record in records])),
@@ -55,6 +46,11 @@ def summarise(arms: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
                 row[f"over {other}"] = found._asdict()
         rows.append(row)
     return rows
+
+
+def _mean(values: Sequence[Any]) -> list[Any]:
+    """Over the seeds."""
+    return np.mean(values, axis=0).tolist()
 
 
 def _shares(named: Sequence[Sequence[Mapping[str, str | None]]]) -> dict[str, float]:
@@ -92,11 +88,15 @@ def _difference(row: Mapping[str, Any], other: str) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in found.values()))
 
 
-def section(results: Path = RESULTS) -> str:
-    """The table of the committed results."""
-    return text(json.loads(results.read_text("utf-8"))["arms"]) + "\n"
-
-
-if __name__ == "__main__":
-    page = PAGE.read_text("utf-8")
-    PAGE.write_text(MARKED.sub(lambda m: m[1] + section() + m[3], page), "utf-8")
+def named_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats how often the cut of each capacity named the waist, in its own arm and in others."""
+    by_name = {row["arm"]: row["named"] for row in rows if row["named"]}
+    watched = [name for name in ("nowhere", "uniform", "narrowest") if name in by_name]
+    titles = ["capacity", *(f"arm: {name}" for name in watched), "its own arm"]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for capacity in CAPACITIES:
+        own = by_name.get(f"cut: {capacity}")
+        cells = [f"{by_name[name][capacity]:.0%}" for name in watched]
+        cells.append("" if own is None else f"{own[capacity]:.0%}")
+        lines.append(f"| {capacity} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.errors import UsageError
-from experiments.growth import GrowHourglassExperiment, hourglass_tables
+from experiments.growth import GrowHourglassExperiment, hourglass_page, hourglass_tables
 from experiments.growth import hourglass_network as network
 from experiments.growth.hourglass import harness as harness_of
 from experiments.growth.hourglass_arms import ARMS, Arm, narrowest_filled, same_course, train
@@ -151,12 +151,18 @@ def test_the_command(tmp_path, capsys, harness):
     assert rows["from scratch, equal steps"]["widths"] == rows["cut: norm"]["widths"]
     assert rows["from scratch, equal FLOPs"]["flops"] <= rows["cut: norm"]["flops"]
     assert (tmp_path / "out.png").stat().st_size > 10_000
-    assert "| cut: norm |" in hourglass_tables.section(tmp_path / "out.json")
+    assert "| norm |" in hourglass_tables.named_text(found["arms"])
     file = tmp_path / "run" / "networks.jsonl"
     file.write_bytes(file.read_bytes()[:-20])  # a crash while the last line was written
     assert main(["grow-hourglass", *options]) == 0
     assert (tmp_path / "out.json").read_text() == first
     assert "| from scratch, equal FLOPs |" in capsys.readouterr().out
+
+
+def test_the_page_holds_the_committed_results():
+    page = hourglass_page.PAGE.read_text("utf-8")
+    assert "| cut: norm |" in page
+    assert page == hourglass_page.filled(page), "python -m experiments.growth.hourglass_page"
 
 
 @pytest.mark.parametrize(
