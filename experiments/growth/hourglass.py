@@ -132,7 +132,7 @@ class GrowHourglassExperiment:
 
     def _tune(self) -> dict[Family, float]:
         """The learning rate of each family with the best mean accuracy on other seeds."""
-        families = {ARMS[name].family for name in self.arms}
+        families: set[Family] = {ARMS[name].family for name in self.arms}
         pieces = [
             (family, name, rate, seed)
             for family, names in TUNED_BY.items()
@@ -173,13 +173,12 @@ class GrowHourglassExperiment:
         options: dict[str, Any] = {"steps": self.steps, "events": self.events}
         reference = records.get((REFERENCE, seed))
         if reference:
+            final = reference["widths"][-1]
             options["budget"] = reference["added"]
-        if arm.scratch:
-            assert reference  # made sure of at the start
-            options["start"] = reference["widths"][-1]
-        if arm.scratch == "FLOPs":
-            per_step = self._harness.flops(reference["widths"][-1])
-            options["steps"] = reference["flops"] // per_step
+            if arm.scratch:
+                options["start"] = final
+            if arm.scratch == "FLOPs":
+                options["steps"] = reference["flops"] // self._harness.flops(final)
         return {"rate": rate} | train(self._harness, arm, seed=seed, rate=rate, **options)
 
     @property

@@ -54,7 +54,7 @@ def init(
     def drawn(number: int, *shape: int) -> np.ndarray:
         values = np.random.default_rng([seed, number]).normal(size=shape)
         gain = 2 if number < len(CONVS) else 1
-        return np.float32(values * (gain / np.prod(shape[:-1])) ** 0.5)
+        return (values * (gain / np.prod(shape[:-1])) ** 0.5).astype(np.float32)
 
     params: Params = {}
     fan_in = channels
