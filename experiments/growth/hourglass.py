@@ -132,12 +132,13 @@ class GrowHourglassExperiment:
 
     def _tune(self) -> dict[Family, float]:
         """The learning rate of each family with the best mean accuracy on other seeds."""
-        families: set[Family] = {ARMS[name].family for name in self.arms}
+        present = {ARMS[name].family for name in self.arms}
+        families = [family for family in TUNED_BY if family in present]
         pieces = [
             (family, name, rate, seed)
-            for family, names in TUNED_BY.items()
-            if family in families and len(self.rates) > 1
-            for name, rate, seed in itertools.product(names, self.rates, TUNING_SEEDS)
+            for family in families
+            if len(self.rates) > 1
+            for name, rate, seed in itertools.product(TUNED_BY[family], self.rates, TUNING_SEEDS)
         ]
         filled = narrowest_filled(self._widths, self.events)
 
