@@ -211,7 +211,8 @@ class Harness:
         found = {}
         for state, (name, rule) in zip(observers, RULES.items(), strict=True):
             ranking = rank_groups(state, run.params, run.spec, capacity=rule, **self._options)
-            found[name] = ranking.groups[0].group if ranking.groups else None
+            ranked = (*ranking.groups, *ranking.beside)  # every arm adds as many units
+            found[name] = ranked[0].group if ranked else None
         return found
 
     def grow(self, run: Run, group: str, num_units: int, how: How, seed: int) -> Run:
