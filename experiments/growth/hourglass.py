@@ -133,7 +133,7 @@ class GrowHourglassExperiment:
     def _tune(self) -> dict[Family, float]:
         """The learning rate of each family with the best mean accuracy on other seeds."""
         present = {ARMS[name].family for name in self.arms}
-        families = [family for family in TUNED_BY if family in present]
+        families: list[Family] = [family for family in TUNED_BY if family in present]
         pieces = [
             (family, name, rate, seed)
             for family in families
