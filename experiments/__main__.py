@@ -10,6 +10,7 @@ import tyro
 from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
+from experiments.claims import ClaimsExperiment
 from experiments.condensation import CondenseExperiment
 from experiments.diagnose import DiagnoseExperiment, TrainScenariosExperiment
 from experiments.dynamics import (
@@ -71,6 +72,7 @@ class PrepareData:
 
 Command = (
     Annotated[PFNExperiment, tyro.conf.subcommand("pfn")]
+    | Annotated[ClaimsExperiment, tyro.conf.subcommand("claims")]
     | Annotated[PlantedExperiment, tyro.conf.subcommand("planted")]
     | Annotated[RegulariseExperiment, tyro.conf.subcommand("regularise")]
     | Annotated[AlignPairExperiment, tyro.conf.subcommand("align-pair")]

@@ -84,9 +84,10 @@ def build(
     *,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    width: int | None = None,
     rngs: nnx.Rngs,
 ) -> nnx.Sequential:
-    """Build a scenario's network, of a width that suits the image size.
+    """Build a scenario's network.
 
     Args:
         scenario: `"cnn_bn"` and `"cnn_nobn"` (six convolutions with and without batch norm),
@@ -94,6 +95,7 @@ def build(
             norm) or `"resnet"` (ResNet-20; one block per stage for 8x8 images).
         image_shape: Height, width and channels.
         num_classes: Number of logits.
+        width: Channels of the first convolution. Default: what suits the image size.
         rngs: Where the initial parameters come from.
 
     Returns:
@@ -116,7 +118,7 @@ def build(
         known = ", ".join(get_args(Scenario))
         raise ValueError(f"scenario must be one of {known}; got {scenario!r}")
     small = image_shape[0] < 16
-    width = 8 if small else 24
+    width = width or (8 if small else 24)
     body = {
         "cnn_bn": functools.partial(_cnn, width=width, norm=True),
         "cnn_nobn": functools.partial(_cnn, width=width, norm=False),

@@ -40,13 +40,21 @@ class TrainState(NamedTuple):
 class Network:
     """A scenario's network as pure functions, shared by the arms of a comparison."""
 
-    def __init__(self, scenario: models.Scenario, dataset: Dataset, devices: Devices | None = None):
+    def __init__(
+        self,
+        scenario: models.Scenario,
+        dataset: Dataset,
+        devices: Devices | None = None,
+        *,
+        width: int | None = None,
+    ):
         """Choose the network.
 
         Args:
             scenario: Its name.
             dataset: Gives image shape, classes and the moments that standardise the images.
             devices: Where to run. Default: one device.
+            width: Channels of the first convolution. Default: what suits the image size.
         """
 
         def build(key: jax.Array) -> nnx.Sequential:
@@ -54,6 +62,7 @@ class Network:
                 scenario,
                 image_shape=dataset.image_shape,
                 num_classes=dataset.num_classes,
+                width=width,
                 rngs=nnx.Rngs(params=key),
             )
 

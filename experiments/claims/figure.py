@@ -1,0 +1,144 @@
+"""Learning curves with the cut's history beside them, and all differences at a glance."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.plots import save
+from experiments.statistics import estimate
+
+# Distinguishable with any colour vision (Okabe & Ito 2008).
+_COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_FAMILIES = {
+    **{"study": "#0072B2", "default": "#56B4E9", "setting": "#009E73"},
+    **{"control": "#D55E00", "growth": "#CC79A7"},
+}
+
+
+def draw(found: Mapping[str, Any], folder: Path) -> None:
+    """Draw everything.
+
+    Args:
+        found: The summary.
+        folder: Where `curves-SCENARIO-OPTIMIZER.png` and `differences.png` go.
+    """
+    for each in found["comparisons"]:
+        figure = curves(each, found["config"])
+        save(figure, folder / f"curves-{each['scenario']}-{each['optimizer']}.png")
+    save(differences(found), folder / "differences.png", num_colours=128)
+
+
+def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
+    """Curves of the main arms, and where the cut was in the arm of our defaults.
+
+    Args:
+        comparison: A scenario with an optimizer.
+        config: Of the study.
+
+    Returns:
+        The figure.
+    """
+    arms = comparison["arms"]
+    place = "before" if comparison["optimizer"] == "sgd" else "behind"
+    shown = [
+        name
+        for name in ("plain", f"study, {place}", f"default, {place}", _best(arms, "control"))
+        if name in arms
+    ]
+    best = _best(arms, "setting")
+    shown += [best] if best in arms else []
+    studied = [name for name in (f"study, {place}", f"default, {place}") if name in arms]
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    left, *right = np.atleast_1d(
+        figure.subplots(1, 1 + len(studied), width_ratios=[1.3] + [1] * len(studied))
+    )
+    steps = (np.arange(config["points"]) + 1) * config["steps"] / config["points"]
+    for colour, name in zip(_COLOURS, shown, strict=False):
+        values = 100 * np.asarray(arms[name]["curves"])
+        mean, low, high = np.transpose([estimate(column) for column in values.T])
+        left.plot(steps, mean, color=colour, label=f"{name}, rate {arms[name]['rate']:g}")
+        left.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+    left.set(xlabel="step", ylabel="test accuracy (%)")
+    left.set_title(f"{comparison['scenario']}, {comparison['optimizer']}: mean, 95% t interval")
+    # The seeds set the scale: an interval from few seeds can be far wider than all of them.
+    seen = 100 * np.concatenate([np.ravel(arms[name]["curves"]) for name in shown])
+    left.set_ylim(max(seen.min() - 3, 0), min(seen.max() + 3, 101))
+    left.grid(alpha=0.3)
+    left.legend(loc="lower right", fontsize="small")
+    for axes, name in zip(right, studied, strict=True):
+        _heat_map(axes, arms[name], name)
+    return figure
+
+
+def _best(arms: Mapping[str, Any], family: str) -> str | None:
+    """The arm of a family with the best validation accuracy."""
+    own = {name: arm for name, arm in arms.items() if arm["family"] == family}
+    return max(own, key=lambda name: max(own[name]["validation"].values()), default=None)
+
+
+def _heat_map(axes: Axes, arm: Mapping[str, Any], name: str) -> None:
+    history = arm["history"]
+    if not history:
+        return
+    shares = np.transpose(history["cut"])
+    image = axes.imshow(
+        shares,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        extent=(history["step"][0], history["step"][-1] + 1, len(shares) - 0.5, -0.5),
+    )
+    axes.set_yticks(range(len(shares)), arm["layers"], fontsize="small")
+    axes.set(xlabel="step", title=f"{name}: share of the layer in the cut")
+    figure = axes.figure
+    figure.colorbar(image, ax=axes, label="mean over seeds", shrink=0.8)
+
+
+def differences(found: Mapping[str, Any]) -> Figure:
+    """Forest plot: final accuracy minus that of the plain optimizer, all arms.
+
+    Args:
+        found: The summary.
+
+    Returns:
+        The figure.
+    """
+    comparisons = found["comparisons"]
+    longest = max(len(each["arms"]) for each in comparisons)
+    columns = min(len(comparisons), 3)
+    rows = -(-len(comparisons) // columns)
+    figure = Figure(
+        figsize=(5 * columns, rows * (1.4 + 0.19 * longest) + 0.4), layout="constrained"
+    )
+    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in panels[len(comparisons) :]:
+        axes.set_visible(False)
+    for axes, each in zip(panels, comparisons, strict=False):
+        compared = {name: own for name, own in each["arms"].items() if "minus_plain" in own}
+        for row, own in enumerate(compared.values()):
+            difference = own["minus_plain"]["accuracy"]
+            mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+            colour = _FAMILIES[own["family"]]
+            axes.plot([low, high], [row, row], color=colour, linewidth=2)
+            axes.plot(mean, row, "o", color=colour, markersize=4)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(compared)), list(compared), fontsize="x-small")
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+        plain = 100 * float(np.mean(each["arms"]["plain"]["accuracy"]))
+        axes.set_title(f"{each['scenario']}, {each['optimizer']} (plain {plain:.1f}%)", fontsize=10)
+        axes.set_xlabel("test accuracy minus plain (points)")
+    handles = [
+        panels[0].plot([], [], "o-", color=colour, label=family)[0]
+        for family, colour in _FAMILIES.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns + 1)
+    )
+    return figure

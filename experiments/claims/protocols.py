@@ -1,0 +1,128 @@
+"""How long, how wide, how often: the same protocol in three sizes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.claims.arms import OPTIMIZERS, SCENARIOS, Arm, OptimizerName, Scenario, arms_of
+
+ProtocolName = Literal["full", "small", "smoke"]
+
+
+@dataclass(frozen=True, eq=False)  # compared as what it is, not by value
+class Protocol:
+    """Sizes of a study.
+
+    Attributes:
+        image_size: Images are averaged down to this height and width.
+        width: Channels of the first convolution.
+        block_size: Units per block, on layer and unit graphs.
+        train_images: Images trained on, from the front of a fixed shuffle.
+        validation_images: Images after those, by which learning rates are chosen.
+        curve_images: Images that a point of a curve is measured on; its end is measured on all.
+        steps: Updates, with one cosine from the learning rate to zero.
+        batch_size: Images per step.
+        augment: Random crops and mirror images.
+        points: Points of a curve.
+        tuning_seeds: Seeds that choose the learning rate, and nothing else.
+        seeds: Seeds that are compared.
+        scenarios: Networks.
+        optimizers: Plain optimizers.
+        arms: Names of the arms; None for all.
+        rates: Learning rates by optimizer; rivals have grids of their own, of as many rates.
+        events: Units added by the arms that grow.
+    """
+
+    image_size: int
+    width: int
+    block_size: int
+    train_images: int
+    validation_images: int
+    curve_images: int
+    steps: int
+    batch_size: int
+    augment: bool
+    points: int
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    scenarios: tuple[Scenario, ...]
+    optimizers: tuple[OptimizerName, ...]
+    arms: tuple[str, ...] | None
+    rates: dict[str, tuple[float, ...]]
+    events: int
+
+    def arms_of(self, scenario: Scenario, optimizer: OptimizerName) -> tuple[Arm, ...]:
+        """The protocol's arms of a scenario with an optimizer."""
+        found = arms_of(scenario, optimizer)
+        return tuple(arm for arm in found if self.arms is None or arm.name in self.arms)
+
+    def rates_of(self, arm: Arm, optimizer: OptimizerName) -> tuple[float, ...]:
+        """The learning rates that an arm may have."""
+        return self.rates[arm.optimizer or optimizer]
+
+
+_SGD, _ADAMW = (0.01, 0.03, 0.1, 0.3), (0.001, 0.003, 0.01, 0.03)
+_RATES = {
+    **{"sgd": _SGD, "agc_sgd": _SGD, "adamw": _ADAMW, "agc_adamw": _ADAMW},
+    **{"lars": (1.0, 3.0, 10.0, 30.0), "lamb": (0.003, 0.01, 0.03, 0.1)},
+    "muon": (0.003, 0.01, 0.03, 0.1),
+}
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "full": Protocol(
+        image_size=32,
+        width=24,
+        block_size=8,
+        train_images=45_000,
+        validation_images=5_000,
+        curve_images=10_000,
+        steps=21_000,  # 60 epochs
+        batch_size=128,
+        augment=True,
+        points=30,
+        tuning_seeds=(100, 101),
+        seeds=tuple(range(6)),
+        scenarios=SCENARIOS,
+        optimizers=OPTIMIZERS,
+        arms=None,
+        rates=_RATES,
+        events=16,
+    ),
+    "small": Protocol(
+        image_size=16,
+        width=8,
+        block_size=4,
+        train_images=10_000,
+        validation_images=2_000,
+        curve_images=1_000,
+        steps=600,
+        batch_size=64,
+        augment=False,
+        points=10,
+        tuning_seeds=(100, 101),
+        seeds=tuple(range(6)),
+        scenarios=SCENARIOS,
+        optimizers=OPTIMIZERS,
+        arms=None,
+        rates=_RATES,
+        events=8,
+    ),
+    "smoke": Protocol(
+        image_size=8,
+        width=4,
+        block_size=2,
+        train_images=256,
+        validation_images=64,
+        curve_images=64,
+        steps=12,
+        batch_size=16,
+        augment=False,
+        points=2,
+        tuning_seeds=(100,),
+        seeds=(0, 1),
+        scenarios=("hourglass",),
+        optimizers=("sgd",),
+        arms=("plain", "default, before", "default, redrawn", "rebalanced", "growth at the cut"),
+        rates={"sgd": (0.03, 0.1)},
+        events=2,
+    ),
+}

@@ -1,0 +1,219 @@
+"""From the runs to the comparison: chosen rates, paired differences, what survives many tests."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.claims.protocols import Protocol
+from experiments.statistics import bootstrap_difference, estimate
+
+METHOD = (
+    "mean over seeds; 95% percentile bootstrap intervals of differences paired by seed (from few "
+    "seeds they are too narrow); q: Benjamini-Hochberg over all comparisons with the plain "
+    "optimizer, of paired t tests"
+)
+Records = Mapping[Any, Mapping[str, Any]]
+
+
+def chosen_rates(records: Records) -> dict[Any, float]:
+    """The rate with the best mean validation accuracy by (scenario, optimizer, arm).
+
+    Of equal ones it is the smaller.
+    """
+    found: dict[Any, float] = {}
+    for arm, table in tuning_tables(records).items():
+        found[arm] = max(sorted(table), key=table.__getitem__)
+    return found
+
+
+def tuning_tables(records: Records) -> dict[tuple[str, str, str], dict[float, float]]:
+    """Mean validation accuracy of each arm by learning rate."""
+    lists: dict[tuple[str, str, str], dict[float, list[float]]] = {}
+    for (scenario, optimizer, arm, rate, _), record in records.items():
+        lists.setdefault((scenario, optimizer, arm), {}).setdefault(rate, []).append(
+            record["accuracy"]
+        )
+    return {
+        arm: {rate: float(np.mean(values)) for rate, values in table.items()}
+        for arm, table in lists.items()
+    }
+
+
+def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) -> dict[str, Any]:
+    """The comparison of all arms as JSON values.
+
+    Args:
+        protocol: Sizes; says which seeds choose rates.
+        config: What was asked for.
+        records: A record for every run, those that choose rates and those that are compared.
+
+    Returns:
+        `comparisons`: for each scenario and optimizer its arms, with `minus_plain` and
+        `minus_control` (of the control with the best validation accuracy).
+    """
+    tuning = {piece: one for piece, one in records.items() if piece[4] in protocol.tuning_seeds}
+    tables, rates = tuning_tables(tuning), chosen_rates(tuning)
+    comparisons = []
+    for scenario, optimizer in itertools.product(protocol.scenarios, protocol.optimizers):
+        arms = {}
+        for arm in protocol.arms_of(scenario, optimizer):
+            key = (scenario, optimizer, arm.name)
+            runs = [records[(*key, rates[key], seed)] for seed in protocol.seeds]
+            table = tables[key]
+            arms[arm.name] = {
+                "family": arm.family,
+                "rate": rates[key],
+                "rate_is_at_edge": rates[key] in (min(table), max(table)),
+                "validation": {f"{rate:g}": value for rate, value in sorted(table.items())},
+                **_measured(runs),
+            }
+        _compare(arms)
+        comparisons.append({"scenario": scenario, "optimizer": optimizer, "arms": arms})
+    _correct(comparisons)
+    seconds = [one["cpu_seconds"] for one in records.values()]
+    return {
+        "config": dict(config),
+        "statistics": METHOD,
+        "num_runs": len(records),
+        "num_comparisons": sum(len(each["arms"]) - 1 for each in comparisons),
+        "cpu_hours": round(float(np.sum(seconds)) / 3600, 3),
+        "comparisons": comparisons,
+    }
+
+
+def _measured(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Numbers of the seeds of an arm, and means over them."""
+    curves = np.asarray([run["curve"] for run in runs])
+    diagnoses = [run["diagnoses"] for run in runs]
+    shortest = min(len(each.get("step", ())) for each in diagnoses)
+    history = {
+        name: np.mean(
+            [np.asarray(each[name][:shortest], np.float64) for each in diagnoses], axis=0
+        ).tolist()
+        for name in ("step", "cut", "multiplier", "update", "unique")
+        if shortest
+    }
+    losses = [np.nan if run["loss"] is None else run["loss"] for run in runs]
+    return {
+        "accuracy": [run["accuracy"] for run in runs],
+        "area": curves.mean(1).tolist(),
+        "loss": losses,
+        "curves": curves.tolist(),
+        "layers": runs[0]["layers"],
+        "matrices": runs[0]["matrices"],
+        "history": history,
+        "widths": [run["widths"] for run in runs] if runs[0]["widths"] else None,
+        "diverged_seeds": [i for i, loss in enumerate(losses) if not np.isfinite(loss)],
+        "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
+    }
+
+
+def _compare(arms: dict[str, dict[str, Any]]) -> None:
+    """Differences from the plain optimizer and from the controls, written into the arms."""
+    controls = [name for name, own in arms.items() if own["family"] == "control"]
+    for name, own in arms.items():
+        if name == "plain":
+            continue
+        own["minus_plain"] = {
+            measure: _difference(own[measure], arms["plain"][measure])
+            for measure in ("accuracy", "area")
+        }
+        if own["family"] == "control" or not controls:
+            continue
+        best = max(controls, key=lambda each: max(arms[each]["validation"].values()))
+        lows = {
+            each: _difference(own["accuracy"], arms[each]["accuracy"])["low"] for each in controls
+        }
+        own["minus_control"] = {
+            "control": best,
+            "accuracy": _difference(own["accuracy"], arms[best]["accuracy"]),
+        }
+        own["beats_plain_and_every_control"] = (
+            own["minus_plain"]["accuracy"]["low"] > 0 and min(lows.values()) > 0
+        )
+
+
+def _difference(treated: Sequence[float], control: Sequence[float]) -> dict[str, float]:
+    differences = np.subtract(treated, control)
+    is_testable = len(differences) > 1 and np.ptp(differences) > 0
+    p = float(np.asarray(stats.ttest_1samp(differences, 0))[1]) if is_testable else 1.0
+    return bootstrap_difference(treated, control)._asdict() | {"p": p}
+
+
+def _correct(comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """False discovery rates over all comparisons of final accuracy with the plain optimizer."""
+    found = [
+        own["minus_plain"]["accuracy"]
+        for each in comparisons
+        for name, own in each["arms"].items()
+        if name != "plain"
+    ]
+    if found:
+        corrected = stats.false_discovery_control([each["p"] for each in found])
+        for each, q in zip(found, corrected, strict=True):
+            each["q"] = float(q)
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The comparison as one table per scenario and optimizer."""
+    parts = []
+    for each in found["comparisons"]:
+        lines = [
+            f"{each['scenario']}, {each['optimizer']}: test accuracy in %, differences in points",
+            f"{'arm':24} {'rate':>8} {'accuracy':>15} {'area':>6} {'minus plain':>22} {'q':>5} "
+            f"{'minus best control':>22}",
+        ]
+        lines += [
+            "{:24} {:>8} {:>15} {:>6} {:>22} {:>5} {:>22}".format(name, *cells(own)).rstrip()
+            for name, own in each["arms"].items()
+        ]
+        best = next(
+            (
+                own["minus_control"]["control"]
+                for own in each["arms"].values()
+                if "minus_control" in own
+            ),
+            None,
+        )
+        lines.append(f"best control by validation: {best}" if best else "no control")
+        parts.append("\n".join(lines))
+    winners = [
+        f"{name} ({each['scenario']}, {each['optimizer']})"
+        for each in found["comparisons"]
+        for name, own in each["arms"].items()
+        if own.get("beats_plain_and_every_control")
+    ]
+    parts.append(
+        f"{found['num_runs']} runs, {found['cpu_hours']:.2f} CPU hours; {found['num_comparisons']} "
+        f"comparisons with plain: by chance about {found['num_comparisons'] / 20:.0f} would lie "
+        f"outside their 95% interval.\n{found['statistics']}.\n"
+        f"above plain and every control: {', '.join(winners) or 'none'}.\n"
+        "rate*: the best of the grid is at its edge."
+    )
+    return "\n\n".join(parts)
+
+
+def cells(own: Mapping[str, Any]) -> list[str]:
+    """Rate, accuracy, area, difference from plain, q and difference from the best control."""
+    mean, low, high = (100 * value for value in estimate(own["accuracy"]))
+    row = [
+        f"{own['rate']:g}{'*' if own['rate_is_at_edge'] else ''}",
+        f"{mean:.1f} ± {(high - low) / 2:.1f}",
+        f"{100 * float(np.mean(own['area'])):.1f}",
+    ]
+    if "minus_plain" in own:
+        difference = own["minus_plain"]["accuracy"]
+        row += [interval(difference), f"{difference['q']:.2f}"]
+    else:
+        row += ["", ""]
+    control = own.get("minus_control")
+    return [*row, interval(control["accuracy"]) if control else ""]
+
+
+def interval(difference: Mapping[str, float]) -> str:
+    """A difference in points with its interval."""
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
