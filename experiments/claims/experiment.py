@@ -25,7 +25,7 @@ class ClaimsExperiment:
     """
 
     protocol: ProtocolName = "small"
-    """small: 16 x 16 images, narrow networks, 600 steps, for two cores; full: the real sizes, for
+    """small: 16 x 16 images, narrow networks, 400 steps, for two cores; full: the real sizes, for
     a GPU; smoke: a minute, to see that it works."""
     dataset: DatasetName | None = None
     """Default: cifar10, and digits for smoke."""
@@ -65,7 +65,9 @@ class ClaimsExperiment:
             self._do(study, folder / "tuning.jsonl", tuning, records, bar)
             chosen = summary.chosen_rates(records)
             compared = [
-                Piece(*arm, rate, seed) for arm, rate in chosen.items() for seed in protocol.seeds
+                Piece(scenario, optimizer, arm, rate, seed)
+                for (scenario, optimizer, arm), rate in chosen.items()
+                for seed in protocol.seeds
             ]
             self._do(study, folder / "compared.jsonl", compared, records, bar)
         found = summary.summarised(protocol, config, records)
@@ -119,7 +121,7 @@ def tuning_pieces(protocol: Protocol) -> list[Piece]:
         for scenario in protocol.scenarios
         for optimizer in protocol.optimizers
         for arm in protocol.arms_of(scenario, optimizer)
-        for rate in protocol.rates_of(arm, optimizer)
+        for rate in protocol.rates_of(arm, optimizer, scenario)
         for seed in protocol.tuning_seeds
     ]
 

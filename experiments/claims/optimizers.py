@@ -8,6 +8,7 @@ import optax
 from optax import contrib
 
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 1e-2}
+TRUST = 0.1  # of LARS, so that its rates are in the range of SGD's, as those of its biases must
 CLIPPING = 0.1  # of a unit's gradient norm to its weight norm; Brock et al. 2021 for small batches
 
 
@@ -34,7 +35,12 @@ def unit_rate(name: str, *, steps: int) -> optax.GradientTransformationExtraArgs
         case "adamw":
             made = optax.adamw(schedule, weight_decay=decoupled)
         case "lars":
-            made = optax.lars(schedule, weight_decay=coupled, trust_ratio_mask=_matrices)
+            made = optax.lars(
+                schedule,
+                weight_decay=coupled,
+                trust_coefficient=TRUST,
+                trust_ratio_mask=_matrices,
+            )
         case "lamb":
             made = optax.lamb(schedule, weight_decay=decoupled)
         case "muon":

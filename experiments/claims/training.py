@@ -129,7 +129,7 @@ def train(
     rates: Sequence[float],
     seeds: tuple[int, ...],
     test: Dataset,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Lanes]:
     """Train the runs of an arm side by side.
 
     Args:
@@ -140,7 +140,7 @@ def train(
         test: Where its test images measure the curves.
 
     Returns:
-        A record of each lane, as JSON values.
+        A record of each lane, as JSON values; and the runs at their end.
     """
     start, cpu_start = time.perf_counter(), time.process_time()
     protocol = program.setting.protocol
@@ -198,7 +198,7 @@ def train(
                 **{name: round(value, 3) for name, value in seconds.items()},
             }
         )
-    return records
+    return records, lanes
 
 
 def _diagnosis(

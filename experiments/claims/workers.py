@@ -126,7 +126,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _begin(numbers: Any) -> None:
-    """In a new process: leave Ctrl-C to the first one, and take one of the GPUs, if there are."""
+    """In a new process: leave Ctrl-C to the first one, and take one GPU, or else one core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     number = numbers.get()
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -134,6 +134,9 @@ def _begin(numbers: Any) -> None:
     if cards:
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several may share one
+    elif hasattr(os, "sched_setaffinity"):  # XLA's threads wait for each other at a cost
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def _cards() -> list[Path]:
@@ -157,8 +160,8 @@ def do(study: Study, job: tuple[Piece, ...]) -> list[Record]:
     data, validation = _material(study)
     # Lanes that miss repeat the last run: one compiled shape.
     filled = job + job[-1:] * (study.lanes - len(job))
-    records = train(
-        _program(study, first.scenario, arm.optimizer or first.optimizer),
+    records, _ = train(
+        program(study, first.scenario, arm.optimizer or first.optimizer),
         arm,
         rates=[piece.rate for piece in filled],
         seeds=tuple(piece.seed for piece in filled),
@@ -182,5 +185,6 @@ def _setting(study: Study, scenario: Scenario) -> Setting:
 
 
 @functools.lru_cache(maxsize=4)
-def _program(study: Study, scenario: Scenario, optimizer: str) -> Program:
+def program(study: Study, scenario: Scenario, optimizer: str) -> Program:
+    """The compiled steps of a scenario with an optimizer; those of one scenario are kept."""
     return Program(_setting(study, scenario), optimizer, study.lanes)

@@ -1,0 +1,134 @@
+"""What docs/claims.md says was measured, from the committed results.
+
+`python -m experiments.claims.tables` writes it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.claims.summary import cells, interval
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "claims.md"
+RESULTS = ROOT / "experiments" / "results"
+MARKED = re.compile(r"(<!-- claims: [^\n]* -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def section(results: Path = RESULTS) -> str:
+    """Every committed study in turn: how it was made, what it says, all of its arms."""
+    files = sorted(results.glob("claims_*.json"))
+    parts = [_study(json.loads(file.read_text("utf-8")), file.stem) for file in files]
+    return "\n".join(parts) or "No study has been run yet.\n"
+
+
+def _study(found: Mapping[str, Any], name: str) -> str:
+    config = found["config"]
+    lines = [
+        f"### {config['dataset']}, protocol `{config['protocol']}`",
+        "",
+        f"{config['train_images']:,} training images of {config['image_size']} x "
+        f"{config['image_size']} pixels, first convolution {config['width']} channels wide, "
+        f"{config['steps']:,} steps of batch {config['batch_size']}, "
+        f"{len(config['tuning_seeds'])} seeds to choose the learning rate and "
+        f"{len(config['seeds'])} others to compare. {found['num_runs']:,} runs, "
+        f"{found['cpu_hours']:.1f} CPU hours. Numbers: "
+        f"[`{name}.json`](../experiments/results/{name}.json).",
+        "",
+        f"{found['num_comparisons']} comparisons with the plain optimizer were made, so about "
+        f"{found['num_comparisons'] / 20:.0f} would lie outside their 95% interval by chance. "
+        f"Of them {_num_outside(found, 1)} lie above theirs and {_num_outside(found, -1)} below; "
+        f"{_num_discoveries(found)} have q < 0.05.",
+        "",
+        _winners(found),
+        "",
+    ]
+    for each in found["comparisons"]:
+        lines += _table(each)
+        picture = f"{name}_curves-{each['scenario']}-{each['optimizer']}.png"
+        lines += [f"![curves and cut](../experiments/results/{picture})", ""]
+    lines += [f"![all differences](../experiments/results/{name}_differences.png)", ""]
+    return "\n".join(lines)
+
+
+def _compared(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [
+        (f"{name} ({each['scenario']}, {each['optimizer']})", own)
+        for each in found["comparisons"]
+        for name, own in each["arms"].items()
+        if "minus_plain" in own
+    ]
+
+
+def _num_outside(found: Mapping[str, Any], sign: int) -> int:
+    nearer = "low" if sign > 0 else "high"
+    return sum(sign * own["minus_plain"]["accuracy"][nearer] > 0 for _, own in _compared(found))
+
+
+def _num_discoveries(found: Mapping[str, Any]) -> int:
+    return sum(own["minus_plain"]["accuracy"]["q"] < 0.05 for _, own in _compared(found))
+
+
+def _winners(found: Mapping[str, Any]) -> str:
+    names = [name for name, own in _compared(found) if own.get("beats_plain_and_every_control")]
+    return "Above the plain optimizer and every control, beyond each interval: " + (
+        ", ".join(names) + "." if names else "no setting, in no scenario."
+    )
+
+
+def _table(each: Mapping[str, Any]) -> list[str]:
+    best = [own["minus_control"]["control"] for own in each["arms"].values() if _has(own)]
+    lines = [
+        f"**{each['scenario']}, {each['optimizer']}**"
+        + (f" (best control on validation images: {best[0]})" if best else ""),
+        "",
+        "| arm | rate | test accuracy, % | area, % | minus plain, points | q "
+        "| minus best control, points | area minus plain, points |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, own in each["arms"].items():
+        area = interval(own["minus_plain"]["area"]) if "minus_plain" in own else ""
+        lines.append(f"| {name} | {' | '.join([*cells(own), area])} |")
+    return [*lines, "", *_multipliers(each), ""]
+
+
+def _has(own: Mapping[str, Any]) -> bool:
+    return "minus_control" in own
+
+
+def _multipliers(each: Mapping[str, Any]) -> list[str]:
+    """Where the cut was, and what it did to relative step lengths."""
+    lines = [
+        "| arm | in the cut most (share of its blocks, mean over diagnoses) | largest mean "
+        "multiplier | relative step there / plain's | cut unique |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    plain = each["arms"]["plain"]
+    for name, own in each["arms"].items():
+        if own["family"] not in ("study", "default") or not own["history"]:
+            continue
+        cut = np.mean(own["history"]["cut"], axis=0)
+        means = np.mean(own["history"]["multiplier"], axis=0)
+        place = int(np.argmax(cut))
+        layer = own["layers"][place]
+        step = _relative_step(own, layer) / _relative_step(plain, layer)
+        unique = float(np.mean(own["history"]["unique"]))
+        lines.append(
+            f"| {name} | `{layer}` ({cut[place]:.2f}) | {means.max():.2f} | {step:.2f} "
+            f"| {unique:.0%} |"
+        )
+    return lines
+
+
+def _relative_step(own: Mapping[str, Any], layer: str) -> float:
+    """Mean over diagnoses of |update| / |weights| of a layer."""
+    return float(np.mean(own["history"]["update"], axis=0)[own["matrices"].index(layer)])
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(MARKED.sub(lambda m: m[1] + section() + m[3], text), "utf-8")
