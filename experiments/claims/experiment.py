@@ -35,10 +35,8 @@ class ClaimsExperiment:
     """Runs of an arm side by side in one program: pays on a GPU, not on a CPU."""
     data_dir: Path | None = None
     """TFDS data directory. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    json: Path | None = None
-    """Where to write a copy of the summary, if anywhere."""
-    plots: Path | None = None
-    """Folder for a copy of the figures, if any."""
+    results: Path | None = None
+    """Folder for copies of summary and figures, if any, as claims_PROTOCOL_DATASET."""
     run_dir: Path | None = None
     """Runs done; resumed where it was left. Default: runs/claims-PROTOCOL-DATASET."""
     overwrite: bool = False
@@ -73,10 +71,10 @@ class ClaimsExperiment:
         found = summary.summarised(protocol, config, records)
         runs.write_json(folder / "summary.json", found)
         figure.draw(found, folder / "plots")
-        if self.json:
-            runs.write_json(self.json, found)
-        if self.plots:
-            figure.draw(found, self.plots)
+        if self.results:
+            name = f"claims_{self.protocol}_{dataset}"
+            runs.write_json(self.results / f"{name}.json", found)
+            figure.draw(found, self.results, f"{name}_")
         print(summary.text(found))
         print(f"\nplots: {folder / 'plots'}")
 

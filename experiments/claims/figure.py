@@ -19,17 +19,18 @@ _FAMILIES = {
 }
 
 
-def draw(found: Mapping[str, Any], folder: Path) -> None:
+def draw(found: Mapping[str, Any], folder: Path, prefix: str = "") -> None:
     """Draw everything.
 
     Args:
         found: The summary.
         folder: Where `curves-SCENARIO-OPTIMIZER.png` and `differences.png` go.
+        prefix: Of the files' names.
     """
     for each in found["comparisons"]:
         figure = curves(each, found["config"])
-        save(figure, folder / f"curves-{each['scenario']}-{each['optimizer']}.png")
-    save(differences(found), folder / "differences.png", num_colours=128)
+        save(figure, folder / f"{prefix}curves-{each['scenario']}-{each['optimizer']}.png")
+    save(differences(found), folder / f"{prefix}differences.png", num_colours=128)
 
 
 def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:

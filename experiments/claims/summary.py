@@ -15,6 +15,7 @@ METHOD = (
     "seeds they are too narrow); q: Benjamini-Hochberg over all comparisons with the plain "
     "optimizer, of paired t tests"
 )
+FOLLOWED = ("plain", "study", "default")  # families whose cut is kept diagnosis by diagnosis
 Records = Mapping[Any, Mapping[str, Any]]
 
 
@@ -68,7 +69,7 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
                 "rate": rates[key],
                 "rate_is_at_edge": rates[key] in (min(table), max(table)),
                 "validation": {f"{rate:g}": value for rate, value in sorted(table.items())},
-                **_measured(runs),
+                **_measured(runs, is_followed=arm.family in FOLLOWED),
             }
         _compare(arms)
         comparisons.append({"scenario": scenario, "optimizer": optimizer, "arms": arms})
@@ -84,31 +85,37 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
     }
 
 
-def _measured(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers of the seeds of an arm, and means over them."""
+def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[str, Any]:
+    """Numbers of the seeds of an arm, and means over them; where followed, by diagnosis."""
     curves = np.asarray([run["curve"] for run in runs])
     diagnoses = [run["diagnoses"] for run in runs]
     shortest = min(len(each.get("step", ())) for each in diagnoses)
     history = {
-        name: np.mean(
-            [np.asarray(each[name][:shortest], np.float64) for each in diagnoses], axis=0
-        ).tolist()
+        name: np.mean([each[name][:shortest] for each in diagnoses], axis=0)
         for name in ("step", "cut", "multiplier", "update", "unique")
         if shortest
     }
     losses = [np.nan if run["loss"] is None else run["loss"] for run in runs]
     return {
         "accuracy": [run["accuracy"] for run in runs],
-        "area": curves.mean(1).tolist(),
+        "area": curves.mean(1).round(5).tolist(),
         "loss": losses,
-        "curves": curves.tolist(),
+        "curves": curves.round(4).tolist(),
         "layers": runs[0]["layers"],
         "matrices": runs[0]["matrices"],
-        "history": history,
+        "means": {name: _rounded(values.mean(0)) for name, values in history.items()},
+        "history": {name: _rounded(history[name]) for name in ("step", "cut") if is_followed}
+        if shortest
+        else {},
         "widths": [run["widths"] for run in runs] if runs[0]["widths"] else None,
         "diverged_seeds": [i for i, loss in enumerate(losses) if not np.isfinite(loss)],
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
     }
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """Four digits, which is more than the seeds agree in."""
+    return np.vectorize(lambda value: float(f"{value:.4g}"))(values).tolist()
 
 
 def _compare(arms: dict[str, dict[str, Any]]) -> None:

@@ -109,16 +109,14 @@ def _multipliers(each: Mapping[str, Any]) -> list[str]:
     ]
     plain = each["arms"]["plain"]
     for name, own in each["arms"].items():
-        if own["family"] not in ("study", "default") or not own["history"]:
+        if own["family"] not in ("study", "default") or not own["means"]:
             continue
-        cut = np.mean(own["history"]["cut"], axis=0)
-        means = np.mean(own["history"]["multiplier"], axis=0)
+        cut, means, unique = (own["means"][key] for key in ("cut", "multiplier", "unique"))
         place = int(np.argmax(cut))
         layer = own["layers"][place]
         step = _relative_step(own, layer) / _relative_step(plain, layer)
-        unique = float(np.mean(own["history"]["unique"]))
         lines.append(
-            f"| {name} | `{layer}` ({cut[place]:.2f}) | {means.max():.2f} | {step:.2f} "
+            f"| {name} | `{layer}` ({cut[place]:.2f}) | {max(means):.2f} | {step:.2f} "
             f"| {unique:.0%} |"
         )
     return lines
@@ -126,7 +124,7 @@ def _multipliers(each: Mapping[str, Any]) -> list[str]:
 
 def _relative_step(own: Mapping[str, Any], layer: str) -> float:
     """Mean over diagnoses of |update| / |weights| of a layer."""
-    return float(np.mean(own["history"]["update"], axis=0)[own["matrices"].index(layer)])
+    return own["means"]["update"][own["matrices"].index(layer)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Runs divided over processes, each with one core or one GPU; what is done is on disk at once."""
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import functools
 import multiprocessing
@@ -18,10 +19,15 @@ from experiments.claims.protocols import PROTOCOLS, ProtocolName
 from experiments.claims.setting import Setting, material
 from experiments.claims.training import train
 from experiments.data import DatasetName
+from experiments.errors import ExperimentError
 from experiments.interrupts import Interrupted, deferred
 
 Record = dict[str, Any]
 NAMES = ("scenario", "optimizer", "arm", "rate", "seed")
+
+
+class WorkerError(ExperimentError):
+    """A process that trains has died."""
 
 
 class Piece(NamedTuple):
@@ -68,20 +74,26 @@ def done(study: Study, work: Sequence[tuple[Piece, ...]], num_workers: int) -> I
 
     Raises:
         Interrupted: After Ctrl-C, once the jobs that have begun are done.
+        WorkerError: If a worker died.
     """
     with deferred() as stop:
-        for records in (
-            _one_by_one(study, work) if num_workers == 1 else _pool(study, work, num_workers, stop)
-        ):
-            yield from records
-            if stop.received and num_workers == 1:
-                raise Interrupted(stop.received)
+        if num_workers == 1:
+            found = (do(study, job) for job in work)
+        else:
+            found = _pool(study, work, num_workers, stop)
+        try:
+            for records in found:
+                yield from records
+                if stop.received and num_workers == 1:
+                    break
+        except concurrent.futures.process.BrokenProcessPool as error:
+            if not stop.received:  # the signal may have gone to all processes
+                raise WorkerError(
+                    "a worker ended abruptly, perhaps for want of memory. What is done is kept: "
+                    "run the same command again, with fewer --workers or --lanes."
+                ) from error
         if stop.received:
             raise Interrupted(stop.received)
-
-
-def _one_by_one(study: Study, work: Sequence[tuple[Piece, ...]]) -> Iterator[list[Record]]:
-    yield from (do(study, job) for job in work)
 
 
 def _pool(

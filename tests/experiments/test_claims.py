@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +211,7 @@ def test_jobs_fill_lanes_within_an_arm():
 def test_the_command_resumes_and_the_page_shows_it(program, tmp_path, capsys):
     folder, results = tmp_path / "run", tmp_path / "results"
     arguments = ["claims", "--protocol", "smoke", "--run-dir", str(folder)]
-    assert main([*arguments, "--json", str(results / "claims_smoke.json")]) == 0
+    assert main([*arguments, "--results", str(results)]) == 0
     first = capsys.readouterr().out
     found = json.loads((folder / "summary.json").read_text())
     names = [arm.name for arm in SMOKE.arms_of("hourglass", "sgd")]
@@ -233,8 +234,16 @@ def test_the_command_resumes_and_the_page_shows_it(program, tmp_path, capsys):
     assert all(f"| {name} |" in page for name in names)
     assert "![curves and cut]" in page
     assert (folder / "plots" / "differences.png").exists()
+    pictures = re.findall(r"results/(\S+png)\)", page)
+    assert sorted(pictures) == sorted(file.name for file in results.glob("*.png"))
     grown = kept["growth at the cut"]["widths"][0]
     assert sum(grown.values()) > sum(group.size for group in program.setting.spec.groups)
+
+
+def test_the_page_holds_the_committed_results():
+    found = tables.MARKED.search(tables.PAGE.read_text("utf-8"))
+    assert found
+    assert found[2] == tables.section(), "python -m experiments.claims.tables"
 
 
 def test_rates_are_chosen_by_validation_and_many_tests_are_corrected():
