@@ -23,6 +23,7 @@ from experiments.claims.setting import averaged
 from experiments.claims.training import train
 from experiments.errors import UsageError
 from pfn_optax import pfn, with_pfn
+from pfn_optax.paths import named_leaves
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -157,6 +158,20 @@ def test_rebalancing_keeps_the_function_and_lengthens_relative_steps(setting, pr
         for each, (_, grads) in zip((params, new), both, strict=True)
     ]
     assert float(ratios[1] / ratios[0]) == pytest.approx(4, rel=1e-3)
+
+
+def test_what_grows_stays_zero_in_its_padding(program):
+    [arm] = [arm for arm in SMOKE.arms_of("hourglass", "sgd") if arm.action == "grow"]
+    [record], lanes = train(program, arm, rates=[0.1], seeds=(0,), test=program.setting.dataset)
+    before = {group.name: group.size for group in program.setting.spec.groups}
+    assert sum(record["widths"].values()) == sum(before.values()) + SMOKE.events
+    for path, leaf in named_leaves(lanes.params):
+        module = "/".join(path[:-1])
+        if path[-1] == "kernel" and module in before:
+            size = record["widths"][module]
+            assert leaf.shape[-1] == before[module] + SMOKE.events
+            assert not leaf[..., size:].any()
+            assert all(leaf[..., unit].any() for unit in range(size))
 
 
 def pfn_layout(setting, params):
