@@ -34,7 +34,7 @@ def draw(found: Mapping[str, Any], folder: Path, prefix: str = "") -> None:
 
 
 def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
-    """Curves of the main arms, and where the cut was in the arm of our defaults.
+    """Curves of the main arms, and where the cut was.
 
     Args:
         comparison: A scenario with an optimizer.
@@ -52,8 +52,8 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
     ]
     best = _best(arms, "setting")
     shown += [best] if best in arms else []
-    studied = [name for name in (f"study, {place}", f"default, {place}") if name in arms]
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    studied = [name for name in (f"study, {place}", f"default, {place}", best) if name in arms]
+    figure = Figure(figsize=(5.5 + 4.2 * len(studied), 4.6), layout="constrained")
     left, *right = np.atleast_1d(
         figure.subplots(1, 1 + len(studied), width_ratios=[1.3] + [1] * len(studied))
     )
@@ -96,9 +96,9 @@ def _heat_map(axes: Axes, arm: Mapping[str, Any], name: str) -> None:
         extent=(history["step"][0], history["step"][-1] + 1, len(shares) - 0.5, -0.5),
     )
     axes.set_yticks(range(len(shares)), arm["layers"], fontsize="small")
-    axes.set(xlabel="step", title=f"{name}: share of the layer in the cut")
+    axes.set(xlabel="step", title=f"{name}: where the cut is")
     figure = axes.figure
-    figure.colorbar(image, ax=axes, label="mean over seeds", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the layer", shrink=0.8)
 
 
 def differences(found: Mapping[str, Any]) -> Figure:

@@ -15,7 +15,12 @@ METHOD = (
     "seeds they are too narrow); q: Benjamini-Hochberg over all comparisons with the plain "
     "optimizer, of paired t tests"
 )
-FOLLOWED = ("plain", "study", "default")  # families whose cut is kept diagnosis by diagnosis
+FOLLOWED = (
+    "plain",
+    "study",
+    "default",
+    "setting",
+)  # families whose cut is kept diagnosis by diagnosis
 Records = Mapping[Any, Mapping[str, Any]]
 
 
