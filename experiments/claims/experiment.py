@@ -26,7 +26,8 @@ class ClaimsExperiment:
 
     protocol: ProtocolName = "small"
     """small: 16 x 16 images, narrow networks, 400 steps, for two cores; full: the real sizes, for
-    a GPU; smoke: a minute, to see that it works."""
+    a GPU; rates, long: more learning rates, more steps, of a few arms; smoke: a minute, to see that
+    it works."""
     dataset: DatasetName | None = None
     """Default: cifar10, and digits for smoke."""
     workers: int = 1

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.claims.summary import has_rates, validated
 from experiments.plots import save
 from experiments.statistics import estimate
 
@@ -24,13 +25,16 @@ def draw(found: Mapping[str, Any], folder: Path, prefix: str = "") -> None:
 
     Args:
         found: The summary.
-        folder: Where `curves-SCENARIO-OPTIMIZER.png` and `differences.png` go.
+        folder: Where `curves-SCENARIO-OPTIMIZER.png` and `differences.png` go, and `rates.png` of a
+            study with seeds enough at each rate.
         prefix: Of the files' names.
     """
     for each in found["comparisons"]:
         figure = curves(each, found["config"])
         save(figure, folder / f"{prefix}curves-{each['scenario']}-{each['optimizer']}.png")
     save(differences(found), folder / f"{prefix}differences.png", num_colours=128)
+    if has_rates(found):
+        save(by_rate(found), folder / f"{prefix}rates.png")
 
 
 def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
@@ -78,7 +82,7 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
 def _best(arms: Mapping[str, Any], family: str) -> str | None:
     """The arm of a family with the best validation accuracy."""
     own = {name: arm for name, arm in arms.items() if arm["family"] == family}
-    return max(own, key=lambda name: max(own[name]["validation"].values()), default=None)
+    return max(own, key=lambda name: validated(own[name]), default=None)
 
 
 def _heat_map(axes: Axes, arm: Mapping[str, Any], name: str) -> None:
@@ -142,4 +146,33 @@ def differences(found: Mapping[str, Any]) -> Figure:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * columns + 1)
     )
+    return figure
+
+
+def by_rate(found: Mapping[str, Any]) -> Figure:
+    """Accuracy against the learning rate, all arms at each.
+
+    Args:
+        found: The summary.
+
+    Returns:
+        The figure.
+    """
+    comparisons = found["comparisons"]
+    figure = Figure(figsize=(4.4 * len(comparisons), 4), layout="constrained")
+    panels = np.ravel(figure.subplots(1, len(comparisons), squeeze=False))
+    for axes, each in zip(panels, comparisons, strict=True):
+        for colour, (name, own) in zip(_COLOURS, each["arms"].items(), strict=False):
+            rates = [float(rate) for rate in own["validation"]]
+            values = [estimate(100 * np.asarray(seeds)) for seeds in own["validation"].values()]
+            mean, low, high = np.transpose(values)
+            axes.plot(rates, mean, "o-", color=colour, markersize=4, label=name)
+            axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xscale("log")
+        axes.set(xlabel="learning rate", ylabel="validation accuracy (%)")
+        axes.set_title(
+            f"{each['scenario']}, {each['optimizer']}: mean, 95% t interval", fontsize=10
+        )
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize="small")
     return figure

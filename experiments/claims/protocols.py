@@ -1,11 +1,11 @@
-"""How long, how wide, how often: the same protocol in three sizes."""
+"""How long, how wide, how often: the protocol in three sizes, and two closer looks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments.claims.arms import OPTIMIZERS, SCENARIOS, Arm, OptimizerName, Scenario, arms_of
 
-ProtocolName = Literal["full", "small", "smoke"]
+ProtocolName = Literal["full", "small", "rates", "long", "smoke"]
 
 
 @dataclass(frozen=True, eq=False)  # compared as what it is, not by value
@@ -131,3 +131,25 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
         events=2,
     ),
 }
+
+# The learning rate is what PFN has to beat: all of its range, by as many seeds as are compared.
+PROTOCOLS["rates"] = replace(
+    PROTOCOLS["small"],
+    tuning_seeds=tuple(range(100, 106)),
+    optimizers=("sgd",),
+    arms=("plain", "study, before", "study, uniform"),
+    rates={
+        "sgd": (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        "sgd, cnn_bn": (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+    },
+)
+
+# The study's first claim is about the end of a long training with batch norm.
+PROTOCOLS["long"] = replace(
+    PROTOCOLS["small"],
+    steps=2_000,
+    points=20,
+    scenarios=("cnn_bn",),
+    optimizers=("sgd",),
+    arms=("plain", "study, before", "layers, rank", "study, uniform", "study, permuted", "muon"),
+)

@@ -21,6 +21,7 @@ FOLLOWED = (
     "default",
     "setting",
 )  # families whose cut is kept diagnosis by diagnosis
+MIN_SEEDS = 5  # for an interval
 Records = Mapping[Any, Mapping[str, Any]]
 
 
@@ -29,23 +30,25 @@ def chosen_rates(records: Records) -> dict[Any, float]:
 
     Of equal ones it is the smaller.
     """
-    found: dict[Any, float] = {}
-    for arm, table in tuning_tables(records).items():
-        found[arm] = max(sorted(table), key=table.__getitem__)
-    return found
-
-
-def tuning_tables(records: Records) -> dict[tuple[str, str, str], dict[float, float]]:
-    """Mean validation accuracy of each arm by learning rate."""
-    lists: dict[tuple[str, str, str], dict[float, list[float]]] = {}
-    for (scenario, optimizer, arm, rate, _), record in records.items():
-        lists.setdefault((scenario, optimizer, arm), {}).setdefault(rate, []).append(
-            record["accuracy"]
-        )
     return {
-        arm: {rate: float(np.mean(values)) for rate, values in table.items()}
-        for arm, table in lists.items()
+        arm: max(sorted(table), key=lambda rate: np.mean(table[rate]))
+        for arm, table in tuning_tables(records).items()
     }
+
+
+def tuning_tables(records: Records) -> dict[tuple[str, str, str], dict[float, list[float]]]:
+    """Validation accuracies of each arm by learning rate, in the order of the seeds."""
+    tables: dict[tuple[str, str, str], dict[float, list[float]]] = {}
+    for piece in sorted(records):
+        *arm, rate, _ = piece
+        table = tables.setdefault(tuple(arm), {})
+        table.setdefault(rate, []).append(records[piece]["accuracy"])
+    return tables
+
+
+def validated(own: Mapping[str, Any]) -> float:
+    """Mean validation accuracy of an arm at the rate chosen for it."""
+    return max(float(np.mean(values)) for values in own["validation"].values())
 
 
 def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
                 "family": arm.family,
                 "rate": rates[key],
                 "rate_is_at_edge": rates[key] in (min(table), max(table)),
-                "validation": {f"{rate:g}": value for rate, value in sorted(table.items())},
+                "validation": {f"{rate:g}": values for rate, values in sorted(table.items())},
                 **_measured(runs, is_followed=arm.family in FOLLOWED),
             }
         _compare(arms)
@@ -88,6 +91,11 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
         "cpu_hours": round(float(np.sum(seconds)) / 3600, 3),
         "comparisons": comparisons,
     }
+
+
+def has_rates(found: Mapping[str, Any]) -> bool:
+    """Whether as many seeds were trained at each rate as it takes to compare."""
+    return len(found["config"]["tuning_seeds"]) >= MIN_SEEDS
 
 
 def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def _compare(arms: dict[str, dict[str, Any]]) -> None:
         }
         if own["family"] == "control" or not controls:
             continue
-        best = max(controls, key=lambda each: max(arms[each]["validation"].values()))
+        best = max(controls, key=lambda each: validated(arms[each]))
         lows = {
             each: _difference(own["accuracy"], arms[each]["accuracy"])["low"] for each in controls
         }

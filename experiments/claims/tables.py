@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.summary import cells, interval
+from experiments.claims.summary import cells, has_rates, interval
+from experiments.statistics import bootstrap_difference
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "claims.md"
@@ -52,6 +53,8 @@ def _study(found: Mapping[str, Any], name: str) -> str:
         picture = f"{name}_curves-{each['scenario']}-{each['optimizer']}.png"
         lines += [f"![curves and cut](../experiments/results/{picture})", ""]
     lines += [f"![all differences](../experiments/results/{name}_differences.png)", ""]
+    if has_rates(found):
+        lines += [*_by_rate(found), f"![by rate](../experiments/results/{name}_rates.png)", ""]
     return "\n".join(lines)
 
 
@@ -125,6 +128,32 @@ def _multipliers(each: Mapping[str, Any]) -> list[str]:
 def _relative_step(own: Mapping[str, Any], layer: str) -> float:
     """Mean over diagnoses of |update| / |weights| of a layer."""
     return own["means"]["update"][own["matrices"].index(layer)]
+
+
+def _by_rate(found: Mapping[str, Any]) -> list[str]:
+    """Each arm at one rate for all: what a comparison without tuning would have found."""
+    num_seeds = len(found["config"]["tuning_seeds"])
+    lines = [
+        f"**At one learning rate for all arms** (validation accuracy in %, {num_seeds} seeds, "
+        "differences in points with 95% bootstrap intervals)",
+        "",
+    ]
+    for each in found["comparisons"]:
+        plain, *others = each["arms"].items()
+        names = [f"{name} minus {plain[0]}" for name, _ in others]
+        lines += [
+            f"| {each['scenario']}, {each['optimizer']}: rate | {plain[0]} | {' | '.join(names)} |",
+            "| --- " * (2 + len(others)) + "|",
+        ]
+        for rate, values in plain[1]["validation"].items():
+            cells_of_others = [
+                interval(bootstrap_difference(own["validation"][rate], values)._asdict())
+                for _, own in others
+            ]
+            row = [rate, f"{100 * float(np.mean(values)):.1f}", *cells_of_others]
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+    return lines
 
 
 if __name__ == "__main__":
