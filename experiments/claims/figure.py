@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.claims.summary import has_rates, validated
+from experiments.claims.summary import best_of, has_rates
 from experiments.plots import save
 from experiments.statistics import estimate
 
@@ -51,10 +51,10 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
     place = "before" if comparison["optimizer"] == "sgd" else "behind"
     shown = [
         name
-        for name in ("plain", f"study, {place}", f"default, {place}", _best(arms, "control"))
+        for name in ("plain", f"study, {place}", f"default, {place}", best_of(arms, "control"))
         if name in arms
     ]
-    best = _best(arms, "setting")
+    best = best_of(arms, "setting")
     shown += [best] if best in arms else []
     studied = [name for name in (f"study, {place}", f"default, {place}", best) if name in arms]
     figure = Figure(figsize=(5.5 + 4.2 * len(studied), 4.6), layout="constrained")
@@ -77,12 +77,6 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
     for axes, name in zip(right, studied, strict=True):
         _heat_map(axes, arms[name], name)
     return figure
-
-
-def _best(arms: Mapping[str, Any], family: str) -> str | None:
-    """The arm of a family with the best validation accuracy."""
-    own = {name: arm for name, arm in arms.items() if arm["family"] == family}
-    return max(own, key=lambda name: validated(own[name]), default=None)
 
 
 def _heat_map(axes: Axes, arm: Mapping[str, Any], name: str) -> None:

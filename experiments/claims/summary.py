@@ -93,6 +93,12 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
     }
 
 
+def best_of(arms: Mapping[str, Any], family: str) -> str | None:
+    """The arm of a family with the best validation accuracy, if it has any arm."""
+    own = {name: arm for name, arm in arms.items() if arm["family"] == family}
+    return max(own, key=lambda name: validated(own[name]), default=None)
+
+
 def has_rates(found: Mapping[str, Any]) -> bool:
     """Whether as many seeds were trained at each rate as it takes to compare."""
     return len(found["config"]["tuning_seeds"]) >= MIN_SEEDS
@@ -108,6 +114,9 @@ def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[s
         for name in ("step", "cut", "multiplier", "update", "unique")
         if shortest
     }
+    means = {name: _rounded(values.mean(0)) for name, values in history.items()}
+    if shortest:
+        means["moved"] = _rounded(np.mean([_moved(each["cut"]) for each in diagnoses]))
     losses = [np.nan if run["loss"] is None else run["loss"] for run in runs]
     return {
         "accuracy": [run["accuracy"] for run in runs],
@@ -116,7 +125,7 @@ def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[s
         "curves": curves.round(4).tolist(),
         "layers": runs[0]["layers"],
         "matrices": runs[0]["matrices"],
-        "means": {name: _rounded(values.mean(0)) for name, values in history.items()},
+        "means": means,
         "history": {name: _rounded(history[name]) for name in ("step", "cut") if is_followed}
         if shortest
         else {},
@@ -124,6 +133,11 @@ def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[s
         "diverged_seeds": [i for i, loss in enumerate(losses) if not np.isfinite(loss)],
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
     }
+
+
+def _moved(cuts: Sequence[Sequence[float]]) -> float:
+    """Share of the diagnoses whose cut is not that of the one before, by share of the layers."""
+    return float(np.any(np.diff(cuts, axis=0) != 0, axis=1).mean()) if len(cuts) > 1 else 0.0
 
 
 def _rounded(values: np.ndarray) -> Any:
@@ -134,6 +148,7 @@ def _rounded(values: np.ndarray) -> Any:
 def _compare(arms: dict[str, dict[str, Any]]) -> None:
     """Differences from the plain optimizer and from the controls, written into the arms."""
     controls = [name for name, own in arms.items() if own["family"] == "control"]
+    best = best_of(arms, "control")
     for name, own in arms.items():
         if name == "plain":
             continue
@@ -141,9 +156,8 @@ def _compare(arms: dict[str, dict[str, Any]]) -> None:
             measure: _difference(own[measure], arms["plain"][measure])
             for measure in ("accuracy", "area")
         }
-        if own["family"] == "control" or not controls:
+        if own["family"] == "control" or best is None:
             continue
-        best = max(controls, key=lambda each: validated(arms[each]))
         lows = {
             each: _difference(own["accuracy"], arms[each]["accuracy"])["low"] for each in controls
         }
@@ -190,14 +204,7 @@ def text(found: Mapping[str, Any]) -> str:
             "{:24} {:>8} {:>15} {:>6} {:>22} {:>5} {:>22}".format(name, *cells(own)).rstrip()
             for name, own in each["arms"].items()
         ]
-        best = next(
-            (
-                own["minus_control"]["control"]
-                for own in each["arms"].values()
-                if "minus_control" in own
-            ),
-            None,
-        )
+        best = best_of(each["arms"], "control")
         lines.append(f"best control by validation: {best}" if best else "no control")
         parts.append("\n".join(lines))
     winners = [

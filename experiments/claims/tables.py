@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.summary import cells, has_rates, interval
+from experiments.claims.summary import best_of, cells, has_rates, interval
 from experiments.statistics import bootstrap_difference
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +47,23 @@ def _study(found: Mapping[str, Any], name: str) -> str:
         "",
         _winners(found),
         "",
+        *_overview(found),
+        f"![all differences](../experiments/results/{name}_differences.png)",
+        "",
     ]
     for each in found["comparisons"]:
-        lines += _table(each)
         picture = f"{name}_curves-{each['scenario']}-{each['optimizer']}.png"
-        lines += [f"![curves and cut](../experiments/results/{picture})", ""]
-    lines += [f"![all differences](../experiments/results/{name}_differences.png)", ""]
+        lines += [
+            f"![{each['scenario']}, {each['optimizer']}: curves and cut]"
+            f"(../experiments/results/{picture})",
+            "",
+            "<details markdown>",
+            f"<summary>{each['scenario']}, {each['optimizer']}: every arm</summary>",
+            "",
+            *_table(each),
+            "</details>",
+            "",
+        ]
     if has_rates(found):
         lines += [*_by_rate(found), f"![by rate](../experiments/results/{name}_rates.png)", ""]
     return "\n".join(lines)
@@ -83,12 +94,42 @@ def _winners(found: Mapping[str, Any]) -> str:
     )
 
 
-def _table(each: Mapping[str, Any]) -> list[str]:
-    best = [own["minus_control"]["control"] for own in each["arms"].values() if _has(own)]
+def _overview(found: Mapping[str, Any]) -> list[str]:
+    """The study's arm, ours, and the setting and the control that validation images prefer."""
     lines = [
-        f"**{each['scenario']}, {each['optimizer']}**"
-        + (f" (best control on validation images: {best[0]})" if best else ""),
-        "",
+        "| network, optimizer | plain, % | study minus plain | default minus plain "
+        "| best setting minus plain | best control minus plain | best setting minus best control |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in found["comparisons"]:
+        arms = each["arms"]
+        advised = "before" if each["optimizer"] == "sgd" else "behind"
+        setting, control = best_of(arms, "setting"), best_of(arms, "control")
+        row = [
+            f"{each['scenario']}, {each['optimizer']}",
+            f"{100 * float(np.mean(arms['plain']['accuracy'])):.1f}",
+            _minus_plain(arms, "study, before"),
+            _minus_plain(arms, f"default, {advised}"),
+            _named(setting, _minus_plain(arms, setting)),
+            _named(control, _minus_plain(arms, control)),
+            interval(arms[setting]["minus_control"]["accuracy"]) if setting and control else "",
+        ]
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, ""]
+
+
+def _minus_plain(arms: Mapping[str, Any], name: str | None) -> str:
+    return interval(arms[name]["minus_plain"]["accuracy"]) if name in arms else ""
+
+
+def _named(name: str | None, value: str) -> str:
+    return f"{name}: {value}" if name else ""
+
+
+def _table(each: Mapping[str, Any]) -> list[str]:
+    best = best_of(each["arms"], "control")
+    lines = [
+        *([f"Best control on validation images: {best}.", ""] if best else []),
         "| arm | rate | test accuracy, % | area, % | minus plain, points | q "
         "| minus best control, points | area minus plain, points |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -99,28 +140,24 @@ def _table(each: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *_multipliers(each), ""]
 
 
-def _has(own: Mapping[str, Any]) -> bool:
-    return "minus_control" in own
-
-
 def _multipliers(each: Mapping[str, Any]) -> list[str]:
-    """Where the cut was, and what it did to relative step lengths."""
+    """Where the cut was, how often it moved, and what it did to relative step lengths."""
     lines = [
-        "| arm | in the cut most (share of its blocks, mean over diagnoses) | largest mean "
-        "multiplier | relative step there / plain's | cut unique |",
-        "| --- | --- | --- | --- | --- |",
+        "| arm | in the cut most (share of its blocks, mean over diagnoses) | diagnoses at which "
+        "the cut moved | cut unique | largest mean multiplier | relative step there / plain's |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     plain = each["arms"]["plain"]
     for name, own in each["arms"].items():
-        if own["family"] not in ("study", "default") or not own["means"]:
+        if own["family"] not in ("study", "default", "setting") or not own["means"]:
             continue
         cut, means, unique = (own["means"][key] for key in ("cut", "multiplier", "unique"))
         place = int(np.argmax(cut))
         layer = own["layers"][place]
         step = _relative_step(own, layer) / _relative_step(plain, layer)
         lines.append(
-            f"| {name} | `{layer}` ({cut[place]:.2f}) | {max(means):.2f} | {step:.2f} "
-            f"| {unique:.0%} |"
+            f"| {name} | `{layer}` ({cut[place]:.2f}) | {own['means']['moved']:.0%} "
+            f"| {unique:.0%} | {max(means):.2f} | {step:.2f} |"
         )
     return lines
 
