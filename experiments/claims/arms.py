@@ -73,6 +73,11 @@ class Arm:
     optimizer: str | None = None
 
 
+def advised_place(optimizer: str) -> Place:
+    """Where the documentation puts PFN: behind optimizers that divide a gradient's size out."""
+    return "before" if optimizer == "sgd" else "behind"
+
+
 def arms_of(scenario: Scenario, optimizer: OptimizerName) -> tuple[Arm, ...]:
     """All arms of a scenario with an optimizer, the plain one first.
 
@@ -85,7 +90,7 @@ def arms_of(scenario: Scenario, optimizer: OptimizerName) -> tuple[Arm, ...]:
     Returns:
         Arms of different names.
     """
-    place: Place = "before" if optimizer == "sgd" else "behind"
+    place = advised_place(optimizer)
     arms = [Arm("plain", "plain", action="none")]
     for each in ("before", "behind"):
         arms.append(Arm(f"study, {each}", "study", STUDY, place=each))

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.claims.summary import best_of, has_rates
+from experiments.claims.summary import best_of, followed, has_rates
 from experiments.plots import save
 from experiments.statistics import estimate
 
@@ -48,15 +48,9 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
         The figure.
     """
     arms = comparison["arms"]
-    place = "before" if comparison["optimizer"] == "sgd" else "behind"
-    shown = [
-        name
-        for name in ("plain", f"study, {place}", f"default, {place}", best_of(arms, "control"))
-        if name in arms
-    ]
-    best = best_of(arms, "setting")
-    shown += [best] if best in arms else []
-    studied = [name for name in (f"study, {place}", f"default, {place}", best) if name in arms]
+    studied = followed(arms, comparison["optimizer"])
+    control = best_of(arms, "control")
+    shown = ["plain", *studied[:2], *([control] if control else []), *studied[2:]]
     figure = Figure(figsize=(5.5 + 4.2 * len(studied), 4.6), layout="constrained")
     left, *right = np.atleast_1d(
         figure.subplots(1, 1 + len(studied), width_ratios=[1.3] + [1] * len(studied))

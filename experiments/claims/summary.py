@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from experiments.claims.arms import advised_place
 from experiments.claims.protocols import Protocol
 from experiments.statistics import bootstrap_difference, estimate
 
@@ -15,12 +16,6 @@ METHOD = (
     "seeds they are too narrow); q: Benjamini-Hochberg over all comparisons with the plain "
     "optimizer, of paired t tests"
 )
-FOLLOWED = (
-    "plain",
-    "study",
-    "default",
-    "setting",
-)  # families whose cut is kept diagnosis by diagnosis
 MIN_SEEDS = 5  # for an interval
 Records = Mapping[Any, Mapping[str, Any]]
 
@@ -77,9 +72,11 @@ def summarised(protocol: Protocol, config: Mapping[str, Any], records: Records) 
                 "rate": rates[key],
                 "rate_is_at_edge": rates[key] in (min(table), max(table)),
                 "validation": {f"{rate:g}": values for rate, values in sorted(table.items())},
-                **_measured(runs, is_followed=arm.family in FOLLOWED),
+                **_measured(runs),
             }
         _compare(arms)
+        for name in arms.keys() - {*followed(arms, optimizer)}:
+            del arms[name]["history"]
         comparisons.append({"scenario": scenario, "optimizer": optimizer, "arms": arms})
     _correct(comparisons)
     seconds = [one["cpu_seconds"] for one in records.values()]
@@ -99,13 +96,20 @@ def best_of(arms: Mapping[str, Any], family: str) -> str | None:
     return max(own, key=lambda name: validated(own[name]), default=None)
 
 
+def followed(arms: Mapping[str, Any], optimizer: str) -> list[str]:
+    """The arms whose cut is kept diagnosis by diagnosis: the study's, ours, the best setting."""
+    place = advised_place(optimizer)
+    names = (f"study, {place}", f"default, {place}", best_of(arms, "setting"))
+    return [name for name in names if name and name in arms]
+
+
 def has_rates(found: Mapping[str, Any]) -> bool:
     """Whether as many seeds were trained at each rate as it takes to compare."""
     return len(found["config"]["tuning_seeds"]) >= MIN_SEEDS
 
 
-def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[str, Any]:
-    """Numbers of the seeds of an arm, and means over them; where followed, by diagnosis."""
+def _measured(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Numbers of the seeds of an arm, and means over them; the cut also by diagnosis."""
     curves = np.asarray([run["curve"] for run in runs])
     diagnoses = [run["diagnoses"] for run in runs]
     shortest = min(len(each.get("step", ())) for each in diagnoses)
@@ -116,7 +120,7 @@ def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[s
     }
     means = {name: _rounded(values.mean(0)) for name, values in history.items()}
     if shortest:
-        means["moved"] = _rounded(np.mean([_moved(each["cut"]) for each in diagnoses]))
+        means["moved"] = round(float(np.mean([_moved(each["cut"]) for each in diagnoses])), 4)
     losses = [np.nan if run["loss"] is None else run["loss"] for run in runs]
     return {
         "accuracy": [run["accuracy"] for run in runs],
@@ -126,9 +130,7 @@ def _measured(runs: Sequence[Mapping[str, Any]], *, is_followed: bool) -> dict[s
         "layers": runs[0]["layers"],
         "matrices": runs[0]["matrices"],
         "means": means,
-        "history": {name: _rounded(history[name]) for name in ("step", "cut") if is_followed}
-        if shortest
-        else {},
+        "history": {name: _rounded(history[name]) for name in ("step", "cut") if shortest},
         "widths": [run["widths"] for run in runs] if runs[0]["widths"] else None,
         "diverged_seeds": [i for i, loss in enumerate(losses) if not np.isfinite(loss)],
         "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs])),
@@ -172,7 +174,7 @@ def _compare(arms: dict[str, dict[str, Any]]) -> None:
 
 def _difference(treated: Sequence[float], control: Sequence[float]) -> dict[str, float]:
     differences = np.subtract(treated, control)
-    is_testable = len(differences) > 1 and np.ptp(differences) > 0
+    is_testable = len(differences) > 1 and np.ptp(differences) > 1e-9
     p = float(np.asarray(stats.ttest_1samp(differences, 0))[1]) if is_testable else 1.0
     return bootstrap_difference(treated, control)._asdict() | {"p": p}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.claims.arms import advised_place
 from experiments.claims.summary import best_of, cells, has_rates, interval
 from experiments.statistics import bootstrap_difference
 
@@ -103,7 +104,7 @@ def _overview(found: Mapping[str, Any]) -> list[str]:
     ]
     for each in found["comparisons"]:
         arms = each["arms"]
-        advised = "before" if each["optimizer"] == "sgd" else "behind"
+        advised = advised_place(each["optimizer"])
         setting, control = best_of(arms, "setting"), best_of(arms, "control")
         row = [
             f"{each['scenario']}, {each['optimizer']}",
@@ -119,7 +120,7 @@ def _overview(found: Mapping[str, Any]) -> list[str]:
 
 
 def _minus_plain(arms: Mapping[str, Any], name: str | None) -> str:
-    return interval(arms[name]["minus_plain"]["accuracy"]) if name in arms else ""
+    return interval(arms[name]["minus_plain"]["accuracy"]) if name and name in arms else ""
 
 
 def _named(name: str | None, value: str) -> str:
