@@ -73,6 +73,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return relinked(markdown, page.file.src_uri)[0]
 
 
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Says which language a translation is in: fonts and readers aloud go by it."""
+    if page.file.src_uri.startswith("zh/"):
+        return re.sub(r'<html lang="[^"]*"', '<html lang="zh-Hans"', output, count=1)
+    return output
+
+
 def on_page_content(html: str, **_: Any) -> str:
     """Formulas as MathML, which browsers draw by themselves: no script, no other server."""
     from html import unescape

@@ -105,3 +105,23 @@ def test_what_pages_link_to_is_published(hooks, page):
         path = (page.parent / target.split("#")[0]).resolve().relative_to(ROOT).as_posix()
         inside = path.startswith("docs/") or path in hooks.PAGES
         assert inside or path in linked, f"{uri} links to {target}"
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "zh").glob("*.md")), ids=lambda page: page.stem)
+def test_a_translation_has_the_code_the_numbers_and_the_links_of_its_original(hooks, page):
+    ours, theirs = (path.read_text("utf-8") for path in (DOCS / page.name, page))
+    fences = [re.findall(r"^```\w+\n.*?^```$", text, re.M | re.S) for text in (ours, theirs)]
+    assert fences[0] == fences[1]
+    numbers = [
+        [Counter(re.findall(r"\d*\.?\d+", part)) for part in re.split(r"^## ", text, flags=re.M)]
+        for text in (ours, theirs)
+    ]
+    assert numbers[0] == numbers[1], "numbers, section by section"
+    leads_to = [
+        {
+            (folder / target).resolve().relative_to(ROOT).as_posix().replace("/zh/", "/")
+            for target in hooks.LINK.findall(text)
+        }
+        for folder, text in ((DOCS, ours), (page.parent, theirs))
+    ]
+    assert leads_to[0] == leads_to[1]
