@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.has-experiments
 	$(RUN) -m experiments pfn
@@ -17,6 +17,9 @@ lint: $(VENV)/.has-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+docs: $(VENV)/.has-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 bench: $(VENV)/.has-benchmarks
 	$(RUN) -m benchmarks.solver --json benchmarks/results/solver.json
@@ -40,4 +43,4 @@ $(VENV)/.has-%: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .pytest_cache .ruff_cache .hypothesis

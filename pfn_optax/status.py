@@ -1,6 +1,7 @@
 """What a diagnosis can report from inside a compiled step, and how to raise it on the host."""
 
 import enum
+from typing import Any
 
 import numpy as np
 import optax
@@ -53,7 +54,7 @@ class DiagnosisError(RuntimeError):
     """A diagnosis inside a compiled step did not succeed; raised by `raise_for_status`."""
 
 
-def raise_for_status(state) -> None:
+def raise_for_status(state: Any) -> None:
     """Raises if the last diagnosis in an optimizer state went wrong.
 
     Call it on the host, between steps, with any optimizer state that contains a `PFNState`
