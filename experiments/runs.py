@@ -84,11 +84,11 @@ def open_run(folder: Path, config: Mapping[str, Any], *, overwrite: bool = False
         write_json(file, {"config": dict(config), "versions": versions})
 
 
-def write_json(file: Path, value: Any) -> None:
+def write_json(file: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write JSON atomically; NaN and infinity, which JSON lacks, become null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n")
     partial.replace(file)
 
 

@@ -74,7 +74,7 @@ class ClaimsExperiment:
         figure.draw(found, folder / "plots")
         if self.results:
             name = f"claims_{self.protocol}_{dataset}"
-            runs.write_json(self.results / f"{name}.json", found)
+            runs.write_json(self.results / f"{name}.json", found, indent=None)  # many numbers
             figure.draw(found, self.results, f"{name}_")
         print(summary.text(found))
         print(f"\nplots: {folder / 'plots'}")
