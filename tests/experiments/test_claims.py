@@ -252,7 +252,8 @@ def test_the_command_resumes_and_the_page_shows_it(program, tmp_path, capsys):
     }
     page = tables.section(results)
     assert all(f"| {name} |" in page for name in names)
-    assert "![curves and cut]" in page
+    assert "![hourglass, sgd: curves and cut]" in page
+    assert "| hourglass, sgd | " in page  # the overview
     assert (folder / "plots" / "differences.png").exists()
     pictures = re.findall(r"results/(\S+png)\)", page)
     assert sorted(pictures) == sorted(file.name for file in results.glob("*.png"))
