@@ -190,8 +190,15 @@ print(f"{len(graph.nodes)} nodes, or {len(fine.nodes)} with {fine.layout.num_blo
 
 
 # %%
-def fit(optimizer, seed, options=None):
-    """Trains; returns the accuracies, and reports where there are options to read them with."""
+@jax.jit
+def accuracy(params):
+    return (predict(params, test[0]).argmax(-1) == test[1]).mean()
+
+
+def training(**options):
+    """Returns a function from a seed to accuracies and reports; it is compiled once."""
+    amplifying = pfn(every=EVERY, **WAIST, **options)
+    optimizer = optax.chain(amplifying, optax.sgd(0.05, momentum=0.9))
 
     @jax.jit
     def step(params, state, key):
@@ -200,27 +207,21 @@ def fit(optimizer, seed, options=None):
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = nnx.state(Hourglass(nnx.Rngs(seed)))
-    state, curve, reports = optimizer.init(params), [], []
-    for number, key in enumerate(jax.random.split(jax.random.key(seed), NUM_STEPS), 1):
-        params, state = step(params, state, key)
-        if number % EVERY == 0:
-            curve.append(float(accuracy(params)))
-            if options is not None:
-                reports.append(cut_report(state, params, **options))
-    return curve, reports
+    def run(seed):
+        params = nnx.state(Hourglass(nnx.Rngs(seed)))
+        state, curve, reports = optimizer.init(params), [], []
+        for number, key in enumerate(jax.random.split(jax.random.key(seed), NUM_STEPS), 1):
+            params, state = step(params, state, key)
+            if number % EVERY == 0:
+                curve.append(float(accuracy(params)))
+                reports.append(cut_report(state, params, **WAIST))
+        return curve, reports
+
+    return run
 
 
-@jax.jit
-def accuracy(params):
-    return (predict(params, test[0]).argmax(-1) == test[1]).mean()
-
-
-def sgd():
-    return optax.sgd(0.05, momentum=0.9)
-
-
-curve, reports = fit(optax.chain(pfn(every=EVERY, beta=0, **WAIST), sgd()), 0, WAIST)
+plain = training(beta=0)
+_, reports = plain(seed=0)
 
 steps = [report.step for report in reports]
 layers = [row.layer for row in reports[0]]
@@ -253,14 +254,13 @@ print(reports[-1])
 
 # %%
 arms = {
-    "plain": {"beta": 0},
-    "pfn": {},
-    "pfn, renormalized": {"renormalize": True},
+    "plain": plain,
+    "pfn": training(),
+    "pfn, renormalized": training(renormalize=True),
 }
 plt.figure(figsize=(6.5, 4))
-for number, (name, options) in enumerate(arms.items()):
-    optimizer = optax.chain(pfn(every=EVERY, **WAIST, **options), sgd())
-    curves = np.array([fit(optimizer, seed)[0] for seed in range(NUM_SEEDS)])
+for number, (name, arm) in enumerate(arms.items()):
+    curves = np.array([arm(seed)[0] for seed in range(NUM_SEEDS)])
     plt.plot(steps, curves.T, color=f"C{number}", linewidth=0.6, alpha=0.6)
     plt.plot(steps, curves.mean(0), color=f"C{number}", linewidth=2, label=name)
     print(f"{name:18} {curves[:, -1].mean():.1%}, by seed", curves[:, -1].round(3))
@@ -295,13 +295,13 @@ def sizes(optimizer):
 
 
 adam = optax.adam(1e-3)
-plain = sizes(adam)
+alone = sizes(adam)
 plt.figure(figsize=(6, 3.5))
 for name, optimizer in {
     "optax.chain(pfn(), adam)": optax.chain(pfn(every=50), adam),
     "with_pfn(adam)": with_pfn(adam, every=50),
 }.items():
-    plt.plot(sizes(optimizer) / plain, label=name)
+    plt.plot(sizes(optimizer) / alone, label=name)
 plt.axhline(1, color="grey", linewidth=0.8)
 plt.xlabel("step")
 plt.ylabel("update over that of plain Adam")

@@ -59,9 +59,16 @@ def test_first_cell_installs_what_the_project_declares(script):
 
 
 @every_notebook
-def test_is_in_the_list(script):
-    for page in (FOLDER / "README.md", FOLDER / "tour.py"):
-        assert f"({script.stem}.ipynb)" in page.read_text() or script.stem == page.stem
+def test_is_in_the_lists(script):
+    link = f"({script.stem}.ipynb)"
+    assert link in (FOLDER / "README.md").read_text()
+    assert script.stem == "tour" or link in (FOLDER / "tour.py").read_text()
+
+
+@pytest.mark.parametrize("page", [FOLDER / "README.md", *SCRIPTS], ids=lambda path: path.stem)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        assert "://" in target or (FOLDER / target).exists(), target
 
 
 def test_installs_on_colab_alone_and_keeps_jax(monkeypatch):
