@@ -198,7 +198,7 @@ def accuracy(params):
 def training(**options):
     """Returns a function from a seed to accuracies and reports; it is compiled once."""
     amplifying = pfn(every=EVERY, **WAIST, **options)
-    optimizer = optax.chain(amplifying, optax.sgd(0.05, momentum=0.9))
+    optimizer = optax.chain(amplifying, optax.sgd(0.02, momentum=0.9))
 
     @jax.jit
     def step(params, state, key):
