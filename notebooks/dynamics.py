@@ -29,6 +29,8 @@ if "google.colab" in sys.modules:
 # %%
 import os
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's clash
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
