@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench notebooks clean
 
 demo: $(VENV)/.has-experiments
 	$(RUN) -m experiments pfn
@@ -34,6 +34,9 @@ bench: $(VENV)/.has-benchmarks
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m benchmarks.dynamics --repeats 5 --json benchmarks/results/dynamics.json
 	$(RUN) -m benchmarks.tables
 	$(RUN) -m benchmarks.figures
+
+notebooks: $(VENV)/.has-test
+	$(RUN) -m notebooks
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -11,6 +11,8 @@
 # %% [markdown]
 # # Two networks, one representation
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
 # Two networks trained from different seeds compute nearly the same function with parameters
 # that look nothing alike: their hidden units stand in another order. Here we put them in the
 # same order, walk from one to the other, and merge them.
@@ -19,14 +21,17 @@
 import sys
 
 if "google.colab" in sys.modules:
-    # %pip install --quiet "pfn_optax[plot,experiments]"
-    pass
+    from importlib.metadata import version
+
+    JAX = version("jax")  # the one for this machine's GPU or TPU: it stays
+    # %pip install --quiet "pfn_optax[plot]" "jax=={JAX}" scikit-learn
 
 # %%
 import os
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
@@ -35,8 +40,9 @@ from pfn_optax.align import align, loss_barrier, merge, repair
 from pfn_optax.drawing import draw_barrier
 from pfn_optax.units import num_symmetries, unit_spec
 
-IS_QUICK = "PFN_OPTAX_QUICK" in os.environ  # as the tests run it
-WIDTH, NUM_STEPS = (32, 60) if IS_QUICK else (512, 1000)
+# "quick" as the tests run it, "small" on a CPU, "full" on a GPU or TPU
+SETTING = os.environ.get("PFN_OPTAX_SETTING", "small" if jax.default_backend() == "cpu" else "full")
+WIDTH, NUM_STEPS = {"quick": (32, 60), "small": (512, 1000), "full": (2048, 4000)}[SETTING]
 
 # %% [markdown]
 # ## Two trained networks
@@ -113,13 +119,26 @@ moved = alignment.params
 print("outputs differ by", float(jnp.abs(predict(moved, images) - predict(b, images)).max()))
 
 # %% [markdown]
+# What the first eight units of the first layer look for in the 8 x 8 pixels: in a, in b, and in b
+# after its units were put into a's order.
+
+# %%
+figure, rows = plt.subplots(3, 8, figsize=(8, 3.4), layout="constrained")
+for row, (name, params) in zip(rows, {"a": a, "b": b, "b, matched": moved}.items(), strict=True):
+    for unit, axes in enumerate(row):
+        axes.imshow(params[0]["kernel"][:, unit].reshape(8, 8), cmap="RdBu", vmin=-0.6, vmax=0.6)
+        axes.set(xticks=[], yticks=[])
+    row[0].set_ylabel(name)
+plt.show()
+
+# %% [markdown]
 # ## The way from one to the other
 #
 # On the straight line between a and b the loss rises; between a and the moved b hardly.
 
 # %%
 batches = {"train": [train], "test": [test]}
-num_points = 5 if IS_QUICK else 25
+num_points = 5 if SETTING == "quick" else 25
 
 
 def repaired(model, t):

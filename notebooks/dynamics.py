@@ -11,6 +11,8 @@
 # %% [markdown]
 # # Chaos, and gradients that survive it
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
 # A recurrent network with strong weights is chaotic: nearby states part exponentially, and so do
 # gradients through time. Here we measure how fast, see back-propagation explode, take the gradient
 # by other means, and bring a network to the edge of chaos before training it.
@@ -19,11 +21,15 @@
 import sys
 
 if "google.colab" in sys.modules:
-    # %pip install --quiet "pfn_optax[plot]"
-    pass
+    from importlib.metadata import version
+
+    JAX = version("jax")  # the one for this machine's GPU or TPU: it stays
+    # %pip install --quiet "pfn_optax[plot]" "jax=={JAX}"
 
 # %%
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's clash
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +44,8 @@ from pfn_optax.dynamics import (
     value_and_grad_long,
 )
 
-IS_QUICK = "PFN_OPTAX_QUICK" in os.environ  # as the tests run it
+# "quick" as the tests run it, "small" on a CPU, "full" on a GPU or TPU
+SETTING = os.environ.get("PFN_OPTAX_SETTING", "small" if jax.default_backend() == "cpu" else "full")
 
 # %% [markdown]
 # ## From order to chaos
@@ -47,10 +54,14 @@ IS_QUICK = "PFN_OPTAX_QUICK" in os.environ  # as the tests run it
 # leading Lyapunov exponent turns positive.
 
 # %%
-NUM_UNITS = 32 if IS_QUICK else 100
+NUM_UNITS, NUM_GAINS, NUM_STEPS = {
+    "quick": (32, 6, 100),
+    "small": (100, 26, 500),
+    "full": (128, 26, 2000),
+}[SETTING]
 weights = jax.random.normal(jax.random.key(0), (NUM_UNITS, NUM_UNITS)) / NUM_UNITS**0.5
 start = jax.random.normal(jax.random.key(1), (NUM_UNITS,))
-gains = jnp.linspace(0.5, 3.0, 6 if IS_QUICK else 26)
+gains = jnp.linspace(0.5, 3.0, NUM_GAINS)
 
 
 @jax.jit
@@ -59,7 +70,7 @@ def spectrum(gain):
     return lyapunov_spectrum(
         lambda h: jnp.tanh(gain * weights @ h),
         start,
-        num_steps=100 if IS_QUICK else 500,
+        num_steps=NUM_STEPS,
         num_transient=200,
     )
 
@@ -102,7 +113,7 @@ def height(rho, x):
     return x[2]
 
 
-horizons = [100, 400] if IS_QUICK else [100, 200, 400, 800, 1600, 3200, 6400]
+horizons = [100 * 2**i for i in {"quick": (0, 2), "small": range(7), "full": range(8)}[SETTING]]
 results = {"backprop": [], "shadowing": []}
 for num_steps in horizons:
     shared = {"num_steps": num_steps, "num_transient": 1000}
@@ -151,7 +162,7 @@ def train(weights, state):
 optimizer = optax.adam(3e-3)
 flossed = 0.5 * weights
 state, history = optimizer.init(flossed), []
-for _ in range(10 if IS_QUICK else 100):
+for _ in range({"quick": 10, "small": 100, "full": 300}[SETTING]):
     flossed, state, value = train(flossed, state)
     history.append(float(value))
 plt.figure(figsize=(6, 3.5))

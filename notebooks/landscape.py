@@ -11,6 +11,8 @@
 # %% [markdown]
 # # A narrow network inside a wide one
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
 # The loss of a wide network contains the critical points of every narrower one. Here we find a
 # critical point, split a unit, predict and count what that does to the Hessian, and take a small
 # network out of a wide one again.
@@ -19,8 +21,10 @@
 import sys
 
 if "google.colab" in sys.modules:
-    # %pip install --quiet "pfn_optax[plot,landscape]"
-    pass
+    from importlib.metadata import version
+
+    JAX = version("jax")  # the one for this machine's GPU or TPU: it stays
+    # %pip install --quiet "pfn_optax[plot]" "jax=={JAX}"
 
 # %%
 import os
@@ -35,7 +39,8 @@ from pfn_optax.curvature import hessian_eigenvalues, inertia
 from pfn_optax.landscape import condense, embed, find_critical_point, predicted_inertia
 from pfn_optax.units import unit_spec
 
-IS_QUICK = "PFN_OPTAX_QUICK" in os.environ  # as the tests run it
+# "quick" as the tests run it, "small" on a CPU, "full" on a GPU or TPU
+SETTING = os.environ.get("PFN_OPTAX_SETTING", "small" if jax.default_backend() == "cpu" else "full")
 jax.config.update("jax_enable_x64", True)  # signs of small eigenvalues need it
 
 # %% [markdown]
@@ -96,7 +101,7 @@ for name in ("negative", "zero", "positive"):
 # `condense` keeps one unit of each.
 
 # %%
-WIDTH, NUM_STEPS = (20, 500) if IS_QUICK else (100, 20_000)
+WIDTH, NUM_STEPS = {"quick": (20, 500), "small": (100, 20_000), "full": (400, 60_000)}[SETTING]
 
 
 def relu_net(params, x):

@@ -51,6 +51,13 @@ def test_axes_of_the_callers_are_used():
     assert len(axes.get_lines()) == 2
 
 
+def test_notebooks_show_it_before_pyplot_has_drawn():
+    from IPython.core.formatters import DisplayFormatter
+
+    shown, _ = DisplayFormatter().format(draw_barrier({"naive": NAIVE}))
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("given", "metric", "message"),
     [

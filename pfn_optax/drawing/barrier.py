@@ -47,7 +47,7 @@ def draw_barrier(
         >>> draw_barrier({"naive": curves}).savefig("barrier.png")  # doctest: +SKIP
     """
     try:
-        from matplotlib.figure import Figure
+        from pfn_optax.drawing.shown import ShownFigure
     except ImportError as error:
         raise ImportError(
             "draw_barrier needs matplotlib: pip install 'pfn_optax[plot]'."
@@ -63,7 +63,7 @@ def draw_barrier(
         )
     figure: Any
     if axes is None:
-        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        figure = ShownFigure(figsize=(5.6, 3.8), layout="constrained")
         axes = figure.add_subplot()
     else:
         figure = axes.figure

@@ -59,7 +59,7 @@ def draw_flow(
         >>> draw_flow(state, params).savefig("flow.png")  # doctest: +SKIP
     """
     try:
-        from matplotlib.figure import Figure
+        from pfn_optax.drawing.shown import ShownFigure
     except ImportError as error:
         raise ImportError("draw_flow needs matplotlib: pip install 'pfn_optax[plot]'.") from error
 
@@ -68,7 +68,7 @@ def draw_flow(
     figure: Any
     if axes is None:
         width, height = max(_ROW * layout.width, 3.4), max(_ROW * (layout.height + 1.6), 2.6)
-        figure = Figure(figsize=(width + 1.2, height + 1.4), layout="constrained")
+        figure = ShownFigure(figsize=(width + 1.2, height + 1.4), layout="constrained")
         axes = figure.add_subplot()
     else:
         figure = axes.figure

@@ -40,7 +40,8 @@ def draw_history(history: "History", measure: str, *, axes: "Axes | None" = None
     """
     try:
         from matplotlib.colors import LogNorm
-        from matplotlib.figure import Figure
+
+        from pfn_optax.drawing.shown import ShownFigure
     except ImportError as error:
         raise ImportError(
             "draw_history needs matplotlib: pip install 'pfn_optax[plot]'."
@@ -56,7 +57,7 @@ def draw_history(history: "History", measure: str, *, axes: "Axes | None" = None
     figure: Any
     if axes is None:
         height = min(9.0, 1.6 + 0.22 * len(values))
-        figure = Figure(figsize=(6.4, max(3.0, height)), layout="constrained")
+        figure = ShownFigure(figsize=(6.4, max(3.0, height)), layout="constrained")
         axes = figure.add_subplot()
     else:
         figure = axes.figure

@@ -58,7 +58,7 @@ def draw_phase_diagram(
         >>> figure.savefig("phases.png")  # doctest: +SKIP
     """
     try:
-        from matplotlib.figure import Figure
+        from pfn_optax.drawing.shown import ShownFigure
     except ImportError as error:
         raise ImportError(
             "draw_phase_diagram needs matplotlib: pip install 'pfn_optax[plot]'."
@@ -77,7 +77,7 @@ def draw_phase_diagram(
         raise ValueError(f"at most {len(_MARKERS)} marks can be told apart, got {len(marks)}.")
     figure: Any
     if axes is None:
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        figure = ShownFigure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.add_subplot()
     else:
         figure = axes.figure

@@ -41,9 +41,10 @@ def draw_widths(record: "GrowthRecord", *, axes: "Axes | None" = None) -> "Figur
         >>> draw_widths(record).savefig("widths.png")  # doctest: +SKIP
     """
     try:
-        from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
+
+        from pfn_optax.drawing.shown import ShownFigure
     except ImportError as error:
         raise ImportError("draw_widths needs matplotlib: pip install 'pfn_optax[plot]'.") from error
 
@@ -53,7 +54,7 @@ def draw_widths(record: "GrowthRecord", *, axes: "Axes | None" = None) -> "Figur
     figure: Any
     if axes is None:
         height = min(11.0, 1.5 + 0.42 * len(names))
-        figure = Figure(figsize=(6.8, max(2.6, height)), layout="constrained")
+        figure = ShownFigure(figsize=(6.8, max(2.6, height)), layout="constrained")
         axes = figure.add_subplot()
     else:
         figure = axes.figure

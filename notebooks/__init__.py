@@ -1,0 +1,1 @@
+"""Notebooks, each beside the script that it is written from."""
