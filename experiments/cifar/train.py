@@ -127,8 +127,8 @@ class CifarTraining:
             raise UsageError(f"growth_budget must be more than 1; got {self.growth_budget}")
         if self.grow and self.graph == "units":
             raise UsageError("a graph of units has sizes, which --grow changes: use --graph layers")
-        if self.grow and (self.num_processes or 1) > 1:
-            raise UsageError("--grow trains in one process: leave --num-processes out")
+        if self.grow and (self.num_processes or self.devices or 1) > 1:
+            raise UsageError("--grow trains on one device: leave --num-processes and --devices out")
 
     def run(self) -> None:
         """Train, or go on where an earlier run was left, and say what came of it."""
