@@ -31,7 +31,7 @@ from flax import nnx
 
 from benchmarks import overhead, tables
 from benchmarks.records import environment, write
-from benchmarks.resnet import resnet
+from experiments.resnet import resnet
 from pfn_optax import GraphWarning, graph_from_loss, pfn
 from pfn_optax.growth import Budget, GrowthController, cost_of, grow, state_kinds, widths
 from pfn_optax.growth.modules import rebuilt

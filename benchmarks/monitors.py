@@ -26,8 +26,8 @@ from flax import nnx
 
 from benchmarks import overhead, tables
 from benchmarks.records import environment, write
-from benchmarks.resnet import resnet
 from benchmarks.timing import interleaved_medians
+from experiments.resnet import resnet
 from pfn_optax.propagation import activation_monitor, activation_taps, propagation_monitor
 
 EVERY = 50

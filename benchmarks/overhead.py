@@ -33,8 +33,8 @@ from flax import nnx
 
 from benchmarks import tables
 from benchmarks.records import environment, write
-from benchmarks.resnet import resnet
 from benchmarks.timing import interleaved_medians
+from experiments.resnet import resnet
 from pfn_optax import FlowGraph, GraphWarning, graph_from_loss, pfn, unit_graph
 from pfn_optax.graph import bound_to, layout_of
 

@@ -10,6 +10,7 @@ import tyro
 from experiments.align import AlignCheckpoints
 from experiments.align_pair import AlignPairExperiment
 from experiments.align_training import AlignTrainingExperiment
+from experiments.cifar import CifarTraining
 from experiments.claims import ClaimsExperiment
 from experiments.condensation import CondenseExperiment
 from experiments.diagnose import DiagnoseExperiment, TrainScenariosExperiment
@@ -104,6 +105,7 @@ Command = (
     | Annotated[GrowAllocationExperiment, tyro.conf.subcommand("grow-allocation")]
     | Annotated[GrowReallocateExperiment, tyro.conf.subcommand("grow-reallocate")]
     | Annotated[GrowHourglassExperiment, tyro.conf.subcommand("grow-hourglass")]
+    | Annotated[CifarTraining, tyro.conf.subcommand("cifar")]
     | Annotated[PrepareData, tyro.conf.subcommand("data")]
 )
 

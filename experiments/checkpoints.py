@@ -22,12 +22,14 @@ class Position(NamedTuple):
         batch: Batches done in the epoch after those.
         metrics_bytes: Size of the metrics file then; what comes after it is recomputed.
         finished: Whether the run has nothing left to do.
+        architecture: How the network has grown, as JSON values; None where it does not grow.
     """
 
     epoch: int = 0
     batch: int = 0
     metrics_bytes: int = 0
     finished: bool = False
+    architecture: dict[str, Any] | None = None
 
 
 class Checkpoints:
@@ -54,6 +56,16 @@ class Checkpoints:
             ),
             force=True,
         )
+
+    def position(self) -> Position | None:
+        """Where the newest checkpoint was taken, without its state; None where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        restored: Any = self._manager.restore(
+            step, args=ocp.args.Composite(position=ocp.args.JsonRestore())
+        )
+        return Position(**restored.position)
 
     def restore(self, like: Any) -> tuple[Any, Position] | None:
         """The newest checkpoint as (state, position); None where there is none.

@@ -1,6 +1,6 @@
 """PFN in a Flax Linen training loop, on scikit-learn's digits.
 
-Run with `python -m experiments.linen_example`.
+Run with `python -m experiments.linen_example`; `experiments.nnx_example` is the same in NNX.
 """
 
 import jax

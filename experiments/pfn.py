@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+from flax import nnx
 
-from experiments import comparison, overhead, plots, runs
+from experiments import comparison, models, overhead, plots, runs
 from experiments.checkpoints import Checkpoints
 from experiments.data import DatasetName, load
 from experiments.devices import Devices, connect
@@ -15,7 +16,6 @@ from experiments.diagnoses import DiagnosisReader
 from experiments.epochs import train
 from experiments.errors import UsageError
 from experiments.graphs import GraphName, flow_options
-from experiments.models import Scenario
 from experiments.optimizers import Arm, default_learning_rate, make_optimizer, wrap
 from experiments.training import Network, Trainer, TrainState
 from pfn_optax import draw_flow, flow_html
@@ -42,7 +42,7 @@ class PFNExperiment:
 
     dataset: DatasetName = "digits"
     """digits comes with scikit-learn; the others are read from, or downloaded to, --data-dir."""
-    scenario: Scenario = "cnn_bn"
+    scenario: models.Scenario = "cnn_bn"
     """Network: six convolutions with or without batch norm, a narrow waist, or a residual net."""
     optimizer: str = "adam"
     """Name of any optax optimizer."""
@@ -153,7 +153,14 @@ class PFNExperiment:
             runs.open_run(folder, config, overwrite=self.overwrite)
         devices.wait_for_all("run folder")
         every = self.every or max(1, num_steps // 30)
-        network = Network(self.scenario, dataset, devices)
+
+        def build(rngs: nnx.Rngs) -> nnx.Sequential:
+            shape, num_classes = dataset.image_shape, dataset.num_classes
+            return models.build(
+                self.scenario, image_shape=shape, num_classes=num_classes, rngs=rngs
+            )
+
+        network = Network(build, dataset, devices)
         sizes = {name: config[name] for name in ("block_size", "num_blocks")}
         flow = flow_options(self.graph, network, dataset, **sizes)
         trainers = {
@@ -168,7 +175,7 @@ class PFNExperiment:
                     folder=folder / arm / f"seed-{seed}",
                     seed=seed,
                     config=config,
-                    diagnoses=None if arm == "plain" else DiagnosisReader(every, flow),
+                    readers=() if arm == "plain" else (DiagnosisReader(every, flow),),
                     checkpoint_seconds=self.checkpoint_seconds,
                     description=f"{arm}, seed {seed + 1}/{self.seeds}",
                 )

@@ -4,7 +4,9 @@ The state of training is a plain tuple of arrays, so that a checkpoint is that t
 run is the uninterrupted one.
 """
 
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import models
 from experiments.data import Dataset
 from experiments.devices import Devices
 
@@ -38,59 +39,68 @@ class TrainState(NamedTuple):
 
 
 class Network:
-    """A scenario's network as pure functions, shared by the arms of a comparison."""
+    """A module of NNX as pure functions of its variables."""
 
     def __init__(
         self,
-        scenario: models.Scenario,
+        build: Callable[[nnx.Rngs], nnx.Module],
         dataset: Dataset,
         devices: Devices | None = None,
         *,
-        width: int | None = None,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        label_smoothing: float = 0.0,
     ):
         """Choose the network.
 
         Args:
-            scenario: Its name.
-            dataset: Gives image shape, classes and the moments that standardise the images.
+            build: Makes the module, from `f32[batch, height, width, channels]` to logits.
+            dataset: Gives the moments that standardise the images.
             devices: Where to run. Default: one device.
-            width: Channels of the first convolution. Default: what suits the image size.
+            dtype: What convolutions and batch norms compute in. Parameters and running statistics
+                are float32 all the same, and so are the statistics of a batch.
+            label_smoothing: Share of the target that all classes have alike.
         """
-
-        def build(key: jax.Array) -> nnx.Sequential:
-            return models.build(
-                scenario,
-                image_shape=dataset.image_shape,
-                num_classes=dataset.num_classes,
-                width=width,
-                rngs=nnx.Rngs(params=key),
-            )
-
         self.devices = devices or Devices()
         self._mean, self._deviation = dataset.channel_moments()
-        self._graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(jax.random.key(0, impl="rbg"))))
-        self.init = jax.jit(lambda key: nnx.state(build(key), nnx.Param, ...))
+        self._dtype = jnp.dtype(dtype)
+        self._label_smoothing = label_smoothing
+        self.graphdef = nnx.graphdef(
+            nnx.eval_shape(lambda: build(nnx.Rngs(params=jax.random.key(0, impl="rbg"))))
+        )
+        self.init = jax.jit(lambda key: nnx.state(build(nnx.Rngs(params=key)), nnx.Param, ...))
         self._evaluate = jax.jit(self._evaluate_batch)
+
+    def resized(self, graphdef: nnx.GraphDef) -> Self:
+        """The same network with the sizes of another graph; `init` stays that of the first."""
+        other = copy.copy(self)
+        other.graphdef = graphdef
+        other._evaluate = jax.jit(other._evaluate_batch)
+        return other
 
     def apply(self, params, rest, images: jax.Array, *, training: bool) -> tuple[jax.Array, Any]:
         """Logits `f32[batch, num_classes]` of `u8` images, and the other variables after."""
         rest = jax.tree.map(lambda leaf: leaf, rest)  # variables that this trace may write to
-        model = nnx.merge(self._graphdef, params, rest)
+        model = nnx.merge(self.graphdef, params, rest)
         model.train() if training else model.eval()
+        if self._dtype != jnp.float32:
+            model.set_attributes(nnx.Conv, nnx.BatchNorm, dtype=self._dtype)
         logits = model((images / 255 - self._mean) / self._deviation)
-        return logits, nnx.state(model, nnx.Not(nnx.Param))
+        return logits.astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
 
     def loss(
         self, params, rest, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
         """Mean cross-entropy (nats) in training mode; other variables after, number correct."""
         logits, rest = self.apply(params, rest, images, training=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if self._label_smoothing:
+            targets = jax.nn.one_hot(labels, logits.shape[-1])
+            targets = optax.smooth_labels(targets, self._label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (rest, jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32))
 
-    def evaluate(
-        self, state: TrainState, images: np.ndarray, labels: np.ndarray
-    ) -> tuple[float, float]:
+    def evaluate(self, params, rest, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Mean cross-entropy (nats) and accuracy over any number of images."""
         loss, correct = 0.0, 0
         # Every device takes as many.
@@ -102,7 +112,7 @@ class Network:
             x = np.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0)))
             y = np.pad(y, (0, missing), constant_values=-1)
             batch = self.devices.split(x, y)
-            batch_loss, batch_correct = self._evaluate(state.params, state.rest, *batch)
+            batch_loss, batch_correct = self._evaluate(params, rest, *batch)
             loss, correct = loss + float(batch_loss), correct + int(batch_correct)
         return loss / len(images), correct / len(images)
 
@@ -123,6 +133,7 @@ class Trainer:
             optimizer: The transformation of an arm.
         """
         self.network = network
+        self.devices = network.devices
         self._optimizer = optimizer
         self._init_optimizer = jax.jit(optimizer.init)
         self._jit_step = jax.jit(
@@ -144,6 +155,12 @@ class Trainer:
     def step(self, state: TrainState, images: np.ndarray, labels: np.ndarray) -> TrainState:
         """One update on a batch; the buffers of the state given are reused."""
         return self._jit_step(state, *self.network.devices.split(images, labels))
+
+    def evaluate(
+        self, state: TrainState, images: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, float]:
+        """Mean cross-entropy (nats) and accuracy over any number of images."""
+        return self.network.evaluate(state.params, state.rest, images, labels)
 
     def _step(self, state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
         value_and_grad = jax.value_and_grad(self.network.loss, has_aux=True)

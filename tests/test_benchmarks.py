@@ -22,7 +22,7 @@ from benchmarks import (
     scaling,
     tables,
 )
-from benchmarks.resnet import resnet
+from experiments.resnet import resnet
 from pfn_optax import pfn
 from tests.tolerance import rtol
 

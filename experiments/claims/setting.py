@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import models
 from experiments.claims.arms import Flow, Scenario
 from experiments.claims.protocols import Protocol
 from experiments.data import Dataset, DatasetName, load
@@ -87,7 +88,14 @@ class Setting:
         """
         self.dataset = dataset
         self.protocol = protocol
-        self.network = Network(scenario, dataset, width=protocol.width)
+        build = functools.partial(
+            models.build,
+            scenario,
+            image_shape=dataset.image_shape,
+            num_classes=dataset.num_classes,
+            width=protocol.width,
+        )
+        self.network = Network(lambda rngs: build(rngs=rngs), dataset)
         self._batch = dataset.train_images[:2], dataset.train_labels[:2]
 
     @functools.cache  # noqa: B019 - as long-lived as the programs

@@ -85,7 +85,7 @@ def propagation_monitor(
 
     Raises:
         ValueError: from here, if `every` or `capacity` is not positive; from `init`, if `order`
-            names an unknown layer, or there is none; from `update`, if there are no `params`.
+            names an unknown layer, or no leaf is real; from `update`, if there are no `params`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -102,7 +102,10 @@ def propagation_monitor(
     require_ring(every, capacity)
 
     def init(params):
-        num_layers = jax.eval_shape(lambda tree: gradient_profile(tree, layers=order), params).size
+        num_layers = 0
+        if jax.tree.leaves(params):  # none in the placeholder of `optax.tree.map_params`
+            profile = jax.eval_shape(lambda tree: gradient_profile(tree, layers=order), params)
+            num_layers = profile.size
 
         def rows():  # a buffer for each, so that the state can be donated
             return jnp.zeros((capacity, num_layers), jnp.float32)

@@ -141,6 +141,14 @@ def test_order_without_weights_and_without_gradients(params):
     assert np.isinf(history.values["update_ratio"]).all()  # of parameters that are zero
 
 
+def test_map_params_leaves_the_records_alone(params):
+    optimizer = optax.chain(optax.trace(0.9), propagation_monitor(every=1, capacity=2))
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    doubled = optax.tree.map_params(optimizer, lambda leaf: 2 * leaf, state)
+    chex.assert_trees_all_equal(doubled[0].trace, jax.tree.map(lambda leaf: 2 * leaf, params))
+    chex.assert_trees_all_equal(doubled[1], state[1])
+
+
 def test_state_keeps_its_structure_and_maps(params):
     monitor = propagation_monitor(every=2, weights=True)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

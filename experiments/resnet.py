@@ -1,4 +1,7 @@
-"""ResNet-18 for CIFAR images (He et al. 2016): 3 x 3 stem, no pooling, projections where needed."""
+"""Residual networks for CIFAR images (He et al. 2016): 3 x 3 stem, no pooling, projections.
+
+By default ResNet-18: 11.2 million parameters, 0.56 billion multiplications for an image of 32x32.
+"""
 
 from collections.abc import Sequence
 
@@ -53,6 +56,8 @@ def resnet(
     *,
     stages: Sequence[int] = (2, 2, 2, 2),
     width: int = 64,
+    stem_stride: int = 1,
+    channels: int = 3,
     num_classes: int = 10,
     rngs: nnx.Rngs,
 ) -> nnx.Sequential:
@@ -61,13 +66,23 @@ def resnet(
     Args:
         stages: residual blocks per stage.
         width: channels of the first stage; each later stage has twice as many.
+        stem_stride: of the first convolution; 2 leaves a quarter of the arithmetic.
+        channels: of the images.
         num_classes: number of logits.
         rngs: where the initial parameters come from.
 
     Returns:
-        A module that maps f32[batch, height, width, 3] to f32[batch, num_classes].
+        A module that maps f32[batch, height, width, channels] to f32[batch, num_classes].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> def logits():
+        ...     return resnet(stages=(1, 1), width=4, rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3)))
+        >>> jax.eval_shape(logits).shape
+        (2, 10)
     """
-    layers: list = [Convolution(3, width, rngs=rngs), nnx.relu]
+    layers: list = [Convolution(channels, width, stride=stem_stride, rngs=rngs), nnx.relu]
     entering = width
     for stage, num_blocks in enumerate(stages):
         for block in range(num_blocks):
