@@ -101,13 +101,14 @@ def measured_rates(training: Training) -> Rates | None:
     args = run.gradients, run.opt_state, run.params, batch
     measured = training.case.budget.compile(measure, *args, what="the answer of the optimizer")
     updates, moments, decay, correction = jax.device_get(measured(*args))
+    updates, moments = updates.astype(np.float64), moments.astype(np.float64)  # no overflow
     size, length = float(np.linalg.norm(moments)), float(np.linalg.norm(updates))
     if not (np.isfinite(size) and np.isfinite(length) and size and length):
         return None
     decay = min(float(decay), 0.9999)
     limit = 2 * (1 + decay) / (1 - decay) if name == "mu" else 2 * (1 + decay)
     if -float(np.vdot(updates / length, moments / size)) > _PARALLEL:
-        return Rates(np.full_like(moments, length / size), limit, True)
+        return Rates(np.full_like(moments, length / size, np.float32), limit, True)
     if name != "mu":
         return None
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -133,12 +133,13 @@ def verdict(diagnosis: Diagnosis) -> str:
     }
     parts = [counted(count, nouns[level]) for level, count in counts.items() if count]
     if diagnosis.is_healthy:
-        who = (
-            "the checks that ran found nothing wrong"
+        # Nobody is healthy who was not looked at.
+        head = (
+            "Nothing was found wrong, but not all was looked at"
             if diagnosis.skipped
-            else "nothing was found wrong"
+            else "Healthy: nothing was found wrong"
         )
-        return f"Healthy: {who}" + "".join(f"; {part}" for part in parts)
+        return head + "".join(f"; {part}" for part in parts)
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
