@@ -16,7 +16,6 @@ from experiments.claims.lanes import lane, over_lanes, stacked
 from experiments.claims.program import Batches, Factors, Lanes, Program, matrices
 from experiments.claims.rebalance import rescaled, targets
 from experiments.data import Dataset
-from experiments.training import TrainState
 from pfn_optax import pfn
 from pfn_optax.graph import layout_of
 from pfn_optax.partition import Partition, block_energies, scale_blocks
@@ -240,13 +239,11 @@ def _measured(
     program: Program, lanes: Lanes, test: Dataset, num_images: int
 ) -> list[tuple[float, float]]:
     """Loss and accuracy of each lane on the first test images."""
-    zero = jnp.zeros(())
     images, labels = test.test_images[:num_images], test.test_labels[:num_images]
-    states = [
-        TrainState(lane(lanes.params, number), lane(lanes.rest, number), (), zero, zero)
+    return [
+        program.setting.network.evaluate(*lane((lanes.params, lanes.rest), number), images, labels)
         for number in range(len(jax.tree.leaves(lanes.params)[0]))
     ]
-    return [program.setting.network.evaluate(state, images, labels) for state in states]
 
 
 def _rebalanced(
