@@ -5,13 +5,27 @@ PYTHON ?= python3
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint docs bench notebooks clean
+.PHONY: demo test oldest lint docs bench notebooks wheel clean
 
 demo: $(VENV)/.has-experiments
 	$(RUN) -m experiments pfn
 
 test: $(VENV)/.has-test
 	$(RUN) -m pytest -n 2 --dist worksteal
+
+# make test-3.12, make test-3.13: the suite on another Python.
+test-3.%:
+	$(MAKE) test PYTHON=python3.$*
+
+# The suite on the oldest declared JAX, Optax, Flax and NumPy.
+oldest: .venv-oldest/.has-test
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal
+
+.venv-oldest/.has-test: pyproject.toml .ci/oldest.py
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python .ci/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable '.[test]'
+	touch $@
 
 lint: $(VENV)/.has-dev
 	$(RUN) -m ruff check .
@@ -37,6 +51,9 @@ bench: $(VENV)/.has-benchmarks
 
 notebooks: $(VENV)/.has-test
 	$(RUN) -m notebooks
+
+wheel: $(VENV)/.has-dev
+	.ci/wheel $(RUN)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
