@@ -29,8 +29,9 @@ for module in pkgutil.walk_packages(pfn_optax.__path__, "pfn_optax."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        assert which == "core", f"{module.name}: {error}"
-        assert (error.name or "").partition(".")[0] in OPTIONAL, f"{module.name}: {error}"
+        missing = (error.name or "").partition(".")[0]
+        if which != "core" or missing not in OPTIONAL:
+            raise
 
 
 def init(key, sizes):
@@ -78,4 +79,5 @@ assert "layers" in str(found)
 if which == "all":
     found.html("page.html")
     pfn_optax.draw_flow(state, params)
-print(f"{which}: pfn_optax {pfn_optax.__version__}, jax {jax.__version__}, optax {optax.__version__}")
+versions = {module.__name__: module.__version__ for module in (pfn_optax, jax, optax)}
+print(which, versions)
