@@ -1,6 +1,6 @@
 """Learning curves with the cut's history beside them, and all differences at a glance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,8 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
     )
     steps = (np.arange(config["points"]) + 1) * config["steps"] / config["points"]
     for colour, name in zip(_COLOURS, shown, strict=False):
-        values = 100 * np.asarray(arms[name]["curves"])
-        mean, low, high = np.transpose([estimate(column) for column in values.T])
-        left.plot(steps, mean, color=colour, label=f"{name}, rate {arms[name]['rate']:g}")
-        left.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        label = f"{name}, rate {arms[name]['rate']:g}"
+        _band(left, steps, np.transpose(arms[name]["curves"]), color=colour, label=label)
     left.set(xlabel="step", ylabel="test accuracy (%)")
     left.set_title(f"{comparison['scenario']}, {comparison['optimizer']}: mean, 95% t interval")
     # The seeds set the scale: an interval from few seeds can be far wider than all of them.
@@ -71,6 +69,14 @@ def curves(comparison: Mapping[str, Any], config: Mapping[str, Any]) -> Figure:
     for axes, name in zip(right, studied, strict=True):
         _heat_map(axes, arms[name], name)
     return figure
+
+
+def _band(axes: Axes, at: Any, accuracies: Iterable[Sequence[float]], **style: Any) -> None:
+    """Means over seeds in %, with the interval around them."""
+    values = [estimate(100 * np.asarray(seeds)) for seeds in accuracies]
+    mean, low, high = np.transpose(values)
+    axes.plot(at, mean, **style)
+    axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _heat_map(axes: Axes, arm: Mapping[str, Any], name: str) -> None:
@@ -152,10 +158,7 @@ def by_rate(found: Mapping[str, Any]) -> Figure:
     for axes, each in zip(panels, comparisons, strict=True):
         for colour, (name, own) in zip(_COLOURS, each["arms"].items(), strict=False):
             rates = [float(rate) for rate in own["validation"]]
-            values = [estimate(100 * np.asarray(seeds)) for seeds in own["validation"].values()]
-            mean, low, high = np.transpose(values)
-            axes.plot(rates, mean, "o-", color=colour, markersize=4, label=name)
-            axes.fill_between(rates, low, high, color=colour, alpha=0.15, linewidth=0)
+            _band(axes, rates, own["validation"].values(), color=colour, label=name, marker=".")
         axes.set_xscale("log")
         axes.set(xlabel="learning rate", ylabel="validation accuracy (%)")
         axes.set_title(

@@ -267,6 +267,19 @@ def test_the_page_holds_the_committed_results():
     assert found[2] == tables.section(), "python -m experiments.claims.tables"
 
 
+def test_what_the_page_says_in_short_is_in_its_tables():
+    page = tables.PAGE.read_text("utf-8")
+    before, generated = page.split("<!-- claims: ")
+    short = " ".join(before.split("## In short")[1].split("## The protocol")[0].split())
+    with_interval = re.compile(r"[+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]")
+    said = with_interval.findall(short)
+    assert len(said) > 5
+    assert set(said) <= set(with_interval.findall(generated))
+    bare = re.findall(r"(?<!\[)[+-]\d+\.\d\b", with_interval.sub("", short))
+    assert len(bare) > 4
+    assert all(f" {number} [" in generated for number in bare)
+
+
 def test_rates_are_chosen_by_validation_and_many_tests_are_corrected():
     records = {
         ("hourglass", "sgd", "plain", rate, seed): {"accuracy": accuracy}
