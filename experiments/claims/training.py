@@ -240,10 +240,11 @@ def _measured(
 ) -> list[tuple[float, float]]:
     """Loss and accuracy of each lane on the first test images."""
     images, labels = test.test_images[:num_images], test.test_labels[:num_images]
-    return [
-        program.setting.network.evaluate(*lane((lanes.params, lanes.rest), number), images, labels)
-        for number in range(len(jax.tree.leaves(lanes.params)[0]))
-    ]
+    evaluated = []
+    for number in range(len(jax.tree.leaves(lanes.params)[0])):
+        params, rest = lane((lanes.params, lanes.rest), number)
+        evaluated.append(program.setting.network.evaluate(params, rest, images, labels))
+    return evaluated
 
 
 def _rebalanced(
