@@ -31,6 +31,7 @@ lint: $(VENV)/.has-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH pyright --ignoreexternal --verifytypes pfn_optax
 
 docs: $(VENV)/.has-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def double_precision() -> contextlib.AbstractContextManager:
+def double_precision() -> contextlib.AbstractContextManager[Any]:
     """Computes in float64 inside of a `with` block."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)

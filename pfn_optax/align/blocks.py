@@ -193,7 +193,7 @@ class Matching:
     def __init__(self, spec: UnitSpec, a: Any, b: Any, dtype: Any):
         """Cuts prepared trees into blocks of a dtype."""
         left, right = dict(named_leaves(a)), dict(named_leaves(b))
-        self.sizes = {group.name: group.size for group in spec.groups}
+        self.sizes: dict[str, int] = {group.name: group.size for group in spec.groups}
         # In float64, before the entries are rounded to the dtype.
         self.constant = sum(
             float(np.vdot(leaf, leaf)) for side in (left, right) for leaf in side.values()
@@ -211,7 +211,7 @@ class Matching:
                 x, y = (piece.cut(side[piece.path]) for side in (left, right))
                 fixed += float(np.vdot(x, y))
         self.constant -= 2 * fixed
-        self.blocks = tuple(
+        self.blocks: tuple[Block, ...] = tuple(
             Block.of(names, *(np.concatenate(side) for side in zip(*pairs, strict=True)))
             for names, pairs in parts.items()
         )
@@ -221,7 +221,7 @@ class Matching:
                 self.places[name].append((number, axis))
         # Gains below this may be rounding.
         scale = sum(float(np.vdot(side, side)) for block in self.blocks for side in block.views[0])
-        self.tolerance = 4 * float(np.finfo(dtype).eps) * scale
+        self.tolerance: float = 4 * float(np.finfo(dtype).eps) * scale
         self._fixed: dict[str, np.ndarray] = {}
 
     @property

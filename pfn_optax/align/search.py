@@ -34,7 +34,7 @@ class Options:
     restarts: int
     max_sweeps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(
                 f"method must be one of {', '.join(map(repr, get_args(Method)))}, got "

@@ -29,8 +29,8 @@ class Budget:
     def __init__(self, max_seconds: float, max_bytes: int | None):
         """Starts the clock."""
         self.max_seconds = max_seconds
-        self.max_bytes = available_bytes() if max_bytes is None else max_bytes
-        self.compile_seconds = 0.0
+        self.max_bytes: int = available_bytes() if max_bytes is None else max_bytes
+        self.compile_seconds: float = 0.0
         self._start = time.perf_counter()
 
     @property

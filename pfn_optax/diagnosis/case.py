@@ -44,7 +44,7 @@ class Case:
         self.setup = setup
         self.thresholds = thresholds
         self.key = key
-        self.budget = budget or Budget(max_seconds=120.0, max_bytes=None)
+        self.budget: Budget = budget or Budget(max_seconds=120.0, max_bytes=None)
         self.measures: dict[str, float] = {}
         self._found: dict[Any, Any] = {}
 

@@ -102,10 +102,14 @@ class Training:
     def __init__(self, case: Case, optimizer: optax.GradientTransformation):
         """Takes the optimizer's state, or makes one."""
         self.case = case
-        self.optimizer = optax.with_extra_args_support(optimizer)
+        self.optimizer: optax.GradientTransformationExtraArgs = optax.with_extra_args_support(
+            optimizer
+        )
         given, params = case.setup.opt_state, case.setup.params
-        self.opt_state = jax.jit(self.optimizer.init)(params) if given is None else given
-        self.names = tuple("/".join(path) for path, _ in named_leaves(params))
+        self.opt_state: optax.OptState = (
+            jax.jit(self.optimizer.init)(params) if given is None else given
+        )
+        self.names: tuple[str, ...] = tuple("/".join(path) for path, _ in named_leaves(params))
         self._runs: dict[float, Trajectory] = {}
 
     @cached_property

@@ -116,7 +116,9 @@ def bands_of(known: Snapshot, *, fold: bool) -> tuple[Band, ...]:
     return tuple(sorted(bands, key=lambda band: band.is_identity))
 
 
-def merged(bands: tuple[Band, ...], members: Iterable[int], name: str, ends: tuple) -> Band:
+def merged(
+    bands: tuple[Band, ...], members: Iterable[int], name: str, ends: tuple[str, str]
+) -> Band:
     """Returns one band for a part of the network that has one way in and one way out.
 
     Args:

@@ -148,7 +148,7 @@ def _draw_depth(axes: "Axes", found: MeanField, weights: np.ndarray, biases: np.
             )
 
 
-def _draw_line(axes: "Axes", activation: Any, biases: np.ndarray, shown: tuple) -> None:
+def _draw_line(axes: "Axes", activation: Any, biases: np.ndarray, shown: tuple[Any, ...]) -> None:
     """The critical line; where it is a single point (ReLU), a cross."""
     found = jax.vmap(lambda value: critical_line(activation, value))(jnp.asarray(biases))
     line = np.asarray(found.weight_variance)

@@ -126,7 +126,7 @@ class FlowGraph:
     warnings: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Sorts and checks the edges."""
         edges = tuple(Edge(*edge) for edge in self.edges)
         if self.source == self.sink:

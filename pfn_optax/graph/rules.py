@@ -104,7 +104,7 @@ class GraphRules:
             shapes: shapes of the matrices that make layers, by key path.
             takes_constants: whether arrays that the function closed over may be data.
         """
-        self.sketch = Sketch()
+        self.sketch: Sketch = Sketch()
         self.opaque: list[Opaque] = []
         self.raveled: set[Path] = set()
         self._shapes = shapes

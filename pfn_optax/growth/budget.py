@@ -45,7 +45,7 @@ class Budget:
     flops: float | None = None
     memory: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the bounds."""
         for name in ("params", "flops", "memory"):
             bound = getattr(self, name)
@@ -93,7 +93,7 @@ class Budget:
         )
 
 
-def cost_of(params: Any, *, call: tuple | None = None, optimizer: Any = None) -> Cost:
+def cost_of(params: Any, *, call: tuple[Any, ...] | None = None, optimizer: Any = None) -> Cost:
     """Counts parameters, operations and bytes; nothing is compiled or run.
 
     Args:

@@ -117,7 +117,7 @@ class GrowthController:
         how: How = "fresh",
         reallocate: bool = False,
         function: Callable[..., Any] | None = None,
-        batches: Iterable[tuple] = (),
+        batches: Iterable[tuple[Any, ...]] = (),
         loss: Callable[..., Any] | None = None,
         max_loss_increase: float | None = None,
         rebuild: Callable[[UnitSpec], Callable[..., Any]] | None = None,
@@ -226,7 +226,7 @@ class GrowthController:
         module: Any,
         optimizer: Any,
         *,
-        inputs: tuple,
+        inputs: tuple[Any, ...],
         sizes: Sizes | None = None,
         step: int | None = None,
     ) -> SteppedModule:

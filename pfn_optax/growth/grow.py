@@ -58,7 +58,7 @@ def grow(
     kinds: Mapping[str, Kind] | None = None,
     extra_args: Mapping[str, Any] | None = None,
     batch_stats: Any = None,
-    check: tuple | None = None,
+    check: tuple[Any, ...] | None = None,
     key: jax.Array | None = None,
 ) -> Grown:
     r"""Adds units to groups; the function, the loss and what the optimizer knows stay.

@@ -31,7 +31,7 @@ class Meter:
     network: Grown
     budget: Budget
     function_at: Callable[[UnitSpec], Callable[..., Any]]
-    batch: tuple
+    batch: tuple[Any, ...]
     optimizer_at: Callable[[Any, UnitSpec], Any]
     reference: int | None = None
 

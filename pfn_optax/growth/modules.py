@@ -36,7 +36,7 @@ def grow_module(
     group: str | Mapping[str, int],
     num_units: int | None = None,
     *,
-    inputs: tuple,
+    inputs: tuple[Any, ...],
     optimizer: Any = None,
     optimizer_state: Any = None,
     sizes: Sizes | None = None,
@@ -171,7 +171,7 @@ def _as_of(like: Any, tree: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(tree))
 
 
-def _variables(module: Any) -> list[tuple[tuple, Any]]:
+def _variables(module: Any) -> list[tuple[tuple[Any, ...], Any]]:
     from flax import nnx
 
     return [
@@ -185,7 +185,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray))
 
 
-def _modules(module: Any) -> list[tuple[tuple, Any]]:
+def _modules(module: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """All modules, the inner ones first, so that the outer can read their sizes."""
     from flax import nnx
 
@@ -242,11 +242,11 @@ def suspects(module: Any, old: UnitSpec, new: UnitSpec) -> str:
     return f" These may be sizes: {'; '.join(found)}." if found else ""
 
 
-def _name(path: tuple, node: Any) -> str:
+def _name(path: tuple[Any, ...], node: Any) -> str:
     return f"{'.'.join(map(str, path)) or 'the module'} ({type(node).__name__})"
 
 
-def require_same_outputs(module: Any, new: Any, inputs: tuple, hints: str) -> None:
+def require_same_outputs(module: Any, new: Any, inputs: tuple[Any, ...], hints: str) -> None:
     """Refuses a new module with other outputs; the hints say what it may hold."""
     from flax import nnx
 

@@ -31,7 +31,7 @@ class Rule:
     patience: int = 2
     max_groups: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the numbers."""
         if not 1 < self.factor < math.inf:
             raise ValueError(f"factor must be finite and above 1, got {self.factor!r}.")

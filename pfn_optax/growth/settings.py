@@ -26,7 +26,7 @@ class Settings:
     how: How
     reallocate: bool
     function: Callable[..., Any] | None
-    batches: tuple[tuple, ...]
+    batches: tuple[tuple[Any, ...], ...]
     loss: Callable[..., Any] | None
     max_loss_increase: float | None
     rebuild: Callable[[UnitSpec], Callable[..., Any]] | None
@@ -38,7 +38,7 @@ class Settings:
     seed: int
     pfn_options: Mapping[str, Any]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuses what is out of range, and what lacks something."""
         if not (isinstance(self.max_changes, int) and self.max_changes >= 0):
             raise ValueError(

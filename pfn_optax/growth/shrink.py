@@ -54,7 +54,7 @@ def shrink(
     num_units: int | None = None,
     *,
     function: Callable[..., Any] | None = None,
-    batches: Iterable[tuple] = (),
+    batches: Iterable[tuple[Any, ...]] = (),
     loss: Callable[..., Any] | None = None,
     max_loss_increase: float | None = None,
     rebuild: Callable[[UnitSpec], Callable[..., Any]] | None = None,
@@ -226,7 +226,7 @@ def _merge(kept: np.ndarray, mixing: np.ndarray, outgoing: np.ndarray) -> Merge:
 
 
 def _require_data(
-    function: Any, batches: list[tuple], loss: Any, max_loss_increase: float | None
+    function: Any, batches: list[tuple[Any, ...]], loss: Any, max_loss_increase: float | None
 ) -> None:
     if (function is None) != (not batches):
         raise ValueError("shrink needs function and batches together, got one without the other.")

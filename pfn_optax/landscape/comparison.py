@@ -24,7 +24,7 @@ class Comparison(NamedTuple):
 def compared(
     first: tuple[Callable[..., Any], Any],
     second: tuple[Callable[..., Any], Any],
-    batches: Iterable[tuple],
+    batches: Iterable[tuple[Any, ...]],
     *,
     loss: Callable[..., Any] | None = None,
 ) -> Comparison:

@@ -40,7 +40,7 @@ def condense(
     amplitude: float = 0.01,
     sizes: Mapping[str, int | None] | None = None,
     function: Callable[..., Any] | None = None,
-    batches: Iterable[tuple] = (),
+    batches: Iterable[tuple[Any, ...]] = (),
     ridge: float = 1e-6,
     loss: Callable[..., Any] | None = None,
     rebuild: Callable[[UnitSpec], Callable[..., Any]] | None = None,

@@ -17,7 +17,9 @@ class Refit:
     the products are all of the data that it needs.
     """
 
-    def __init__(self, function: Callable[..., Any], params: Any, batches: Iterable[tuple]):
+    def __init__(
+        self, function: Callable[..., Any], params: Any, batches: Iterable[tuple[Any, ...]]
+    ):
         """Reads the activations of all batches.
 
         Args:

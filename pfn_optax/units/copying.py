@@ -151,7 +151,7 @@ def _resized(spec: UnitSpec, group: Group, size: int) -> UnitSpec:
                 after = after // group.size * size
         return member._replace(start=start, before=before, after=after)
 
-    lengths: dict[tuple, int] = {}
+    lengths: dict[tuple[Any, ...], int] = {}
     for member in own:
         place = member.path, member.axis
         growth = (size - group.size) * member.before * member.after

@@ -404,6 +404,6 @@ def num_symmetries(spec: UnitSpec) -> float:
     return sum(math.lgamma(group.size + 1) for group in spec.groups) / math.log(10)
 
 
-def by_path(member: Member) -> tuple:
+def by_path(member: Member) -> tuple[Any, ...]:
     """Sorts members naturally."""
     return natural_key(member.path), member.axis, member.start, member.before

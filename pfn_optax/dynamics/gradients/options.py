@@ -64,7 +64,7 @@ class Options:
     alpha: Any
     num_replicas: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_one_of("method", self.method, get_args(Method))
         _require_one_of("average", self.average, get_args(Average))
         needs, takes = _NEEDS[self.method], _TAKES[self.method]
