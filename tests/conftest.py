@@ -10,6 +10,8 @@ import hypothesis
 import jax
 import pytest
 
+from pfn_optax.precision import double_precision
+
 # Compilation makes the first example slow and says nothing about the code: no deadline.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("default")
@@ -60,7 +62,7 @@ def unoptimized():
 @pytest.fixture
 def x64():
     """Runs a test in float64."""
-    with jax.enable_x64(True):
+    with double_precision():
         yield
 
 

@@ -16,6 +16,7 @@ from experiments.errors import ExperimentError, UsageError
 from experiments.pieces import resumed
 from pfn_optax.curvature import InertiaWarning, hessian_eigenvalues, inertia
 from pfn_optax.landscape import embed, find_critical_point
+from pfn_optax.precision import double_precision
 from pfn_optax.units import UnitSpec, unit_spec
 
 _WIDTH, _COPIES = 2, (1, 2, 3)
@@ -117,7 +118,7 @@ def _embedded(params: Any, spec: UnitSpec, x: Any, y: Any, copies: int) -> dict[
         # A part of what is left; the rest comes last, and is split next.
         params, spec = embed(params, spec, group.name, unit, alpha=1 / left)
         unit = spec.group(group.name).size - 1
-    with jax.enable_x64(True), warnings.catch_warnings():
+    with double_precision(), warnings.catch_warnings():
         # Whether the count is certain is in the record, as the gap.
         warnings.simplefilter("ignore", InertiaWarning)
         values = np.asarray(hessian_eigenvalues(squared_error, params, x, y))

@@ -15,6 +15,7 @@ from experiments.embedding.networks import errors, squared_error, start, tanh_ne
 from experiments.errors import UsageError
 from pfn_optax.curvature import Inertia, InertiaWarning, hessian_eigenvalues, inertia
 from pfn_optax.landscape import embed, find_critical_point, predicted_inertia
+from pfn_optax.precision import double_precision
 from pfn_optax.units import unit_spec
 
 _ALPHAS = (0.5, 0.3, -0.5, 1.5)
@@ -100,7 +101,7 @@ def _record(seed: int, number: int) -> dict[str, Any]:
             alpha=alpha,
             tolerance=_TOLERANCE,
         )
-        with jax.enable_x64(True):
+        with double_precision():
             values = np.asarray(hessian_eigenvalues(squared_error, wide, x, y))
         after = inertia(values, tolerance=_TOLERANCE)
         before = inertia(point.eigenvalues, tolerance=_TOLERANCE)

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from pfn_optax.align import interpolate, reestimate_batch_stats
+from pfn_optax.precision import double_precision
 from tests.align.relu_networks import LinenNet, NNXNet, inputs, split
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -33,7 +34,7 @@ evaluate = LinenNet().apply
 def test_linen_statistics_are_those_of_one_batch_of_everything(sizes):
     variables = interpolate(linen_variables(0), linen_variables(1), 0.4)
     measured = reestimate_batch_stats(evaluate, variables, split(IMAGES, *sizes))
-    with jax.enable_x64(True):
+    with double_precision():
         _, expected = LinenNet(train=True).apply(
             in_float64(variables), np.asarray(IMAGES, np.float64), mutable=["batch_stats"]
         )

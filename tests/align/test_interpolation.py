@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfn_optax.align import interpolate, merge
+from pfn_optax.precision import double_precision
 from tests.align.relu_networks import mlp
 from tests.tolerance import rtol
 
@@ -65,7 +66,7 @@ def test_many_points_are_each_of_them_also_under_jit():
 
 
 def test_float64_is_not_rounded_to_float32():
-    with jax.enable_x64(True):
+    with double_precision():
         a, b = jnp.float64(1), jnp.float64(1 + 1e-12)
         assert interpolate({"w": a}, {"w": b}, 0.5)["w"] == 1 + 5e-13
         assert merge([{"w": a}, {"w": b}])["w"] == pytest.approx(1 + 5e-13, rel=1e-15)

@@ -11,6 +11,7 @@ from experiments.growth import costs
 from experiments.growth.gradmax import candidate_scores, cross_entropy, gradmax_scores
 from experiments.mlp import init, logits
 from pfn_optax.growth import grow, pad
+from pfn_optax.precision import double_precision
 from pfn_optax.units import unit_spec
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -43,7 +44,7 @@ def scores(num_units, loss):
 def test_it_is_what_a_bypass_measures(params, loss):
     """The gradient with respect to a bypass by central differences of the loss, in float64."""
     found = scores(2, loss)(params)
-    with jax.enable_x64(True):
+    with double_precision():
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         for number, name in enumerate(list(params)[:-1]):
             bypass = np.zeros((SIZES[number], SIZES[number + 2]))

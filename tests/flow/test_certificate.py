@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pfn_optax.flow import certify, max_flow
+from pfn_optax.precision import double_precision
 from tests.flow.families import NETWORKS, draw, oracle
 
 NETWORK = NETWORKS["skips"]
@@ -24,7 +25,7 @@ def test_optimal_pair_is_accepted(answer):
 
 def test_flow_of_another_solver_is_accepted():
     """igraph's flow and cut, in float64 at the tighter tolerance."""
-    with jax.enable_x64(True):
+    with double_precision():
         capacities = CAPACITIES.astype(jnp.float64)
         truth = oracle(NETWORK, np.asarray(capacities))
         flow, side = jnp.asarray(truth.flow), jnp.asarray(truth.smallest)

@@ -10,6 +10,7 @@ import pytest
 from ortools.graph.python.max_flow import SimpleMaxFlow
 
 from pfn_optax.flow import FlowNetwork, max_flow
+from pfn_optax.precision import double_precision
 from tests.compilation import UNOPTIMIZED
 from tests.flow.families import (
     BATCH,
@@ -85,7 +86,7 @@ def test_value_and_cut_agree_with_ortools(name, family):
 def test_agrees_with_igraph_in_float64():
     network = NETWORKS["complete"]
     capacities = np.concatenate([draw(f, network, seed=1) for f in CAPACITIES])
-    with jax.enable_x64(True):
+    with double_precision():
         solve = jax.vmap(lambda c: max_flow(network, c, return_flow=True))
         solve = jax.jit(solve, compiler_options=UNOPTIMIZED)
         answers = jax.tree.map(np.asarray, solve(capacities.astype(np.float64)))
@@ -263,7 +264,7 @@ class TestDerivative:
         assert not jax.hessian(self.value)(self.capacities[0]).any()
 
     def test_finite_differences(self):
-        with jax.enable_x64(True):
+        with double_precision():
             capacities = jnp.asarray(self.capacities[0], jnp.float64)
             answer = max_flow(self.network, capacities)
             assert answer.unique

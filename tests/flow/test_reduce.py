@@ -15,6 +15,7 @@ import pytest
 from pfn_optax.flow import FlowNetwork, certify, max_flow
 from pfn_optax.flow.reduce import reduction_of
 from pfn_optax.flow.solve import solve
+from pfn_optax.precision import double_precision
 from tests.compilation import UNOPTIMIZED
 from tests.flow.families import (
     BATCH,
@@ -231,7 +232,7 @@ def test_derivative_is_the_indicator_of_the_cut():
 
 def test_float64_is_exact_to_its_own_rounding():
     network = SERIES_PARALLEL["random"]
-    with jax.enable_x64(True):
+    with double_precision():
         capacities = np.random.default_rng(3).uniform(0.1, 1, (BATCH, network.num_edges))
         answers = jax.vmap(lambda c: max_flow(network, c, return_flow=True))(capacities)
         assert answers.value.dtype == np.float64

@@ -15,6 +15,7 @@ from pfn_optax.capacity import CAPACITIES
 from pfn_optax.graph import BoundGraph, GraphWarning
 from pfn_optax.grid import GridLayer
 from pfn_optax.partition import Partition, block_energies, partition
+from pfn_optax.precision import double_precision
 from pfn_optax.units import unit_spec
 from tests.graph.branched import Branched, branched
 
@@ -192,7 +193,7 @@ def _input(*shape: int) -> jax.Array:
     ids=["mlp", "residual convolutional", "branched"],
 )
 def network(request) -> Homogeneous:
-    with jax.enable_x64(True):
+    with double_precision():
         return request.param()
 
 

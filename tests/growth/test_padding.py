@@ -18,6 +18,7 @@ from pfn_optax.growth import (
     unpad,
     widths,
 )
+from pfn_optax.precision import double_precision
 from tests.growth.networks import SPEC, assert_close, gradient, weights
 
 pytestmark = pytest.mark.usefixtures("unoptimized", "x64")
@@ -55,7 +56,7 @@ def train(padded_spec):
 
 @pytest.fixture(scope="module")
 def kinds():
-    with jax.enable_x64(True):
+    with double_precision():
         return state_kinds(OPTIMIZER, jax.tree.map(jnp.asarray, weights(0)))
 
 

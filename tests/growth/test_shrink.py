@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from pfn_optax.growth import grow, shrink, state_kinds, widths
+from pfn_optax.precision import double_precision
 from pfn_optax.units import copy_units, unit_spec
 from tests.growth.networks import (
     SPEC,
@@ -44,7 +45,7 @@ def test_growing_and_shrinking_is_nothing(seed, added, how, spread):
 
 @pytest.fixture(scope="module")
 def steps():
-    with jax.enable_x64(True):
+    with double_precision():
         return trajectory(wide=False)
 
 

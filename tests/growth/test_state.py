@@ -9,6 +9,7 @@ import pytest
 from pfn_optax import pfn, unit_graph, with_pfn
 from pfn_optax.align import with_alignment
 from pfn_optax.growth import Kind, grow, state_kinds
+from pfn_optax.precision import double_precision
 from tests.growth.networks import (
     SPEC,
     X,
@@ -58,7 +59,7 @@ OPTIMIZERS = {
 @pytest.fixture(scope="module")
 def steps():
     """Parameters and gradients of the narrow and of the wide network."""
-    with jax.enable_x64(True):
+    with double_precision():
         return trajectory(wide=False), trajectory(wide=True)
 
 
