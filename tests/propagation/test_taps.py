@@ -130,7 +130,8 @@ def test_residual_block_with_batch_norm_as_captured(images, train):
 
 class Network(nnx.Module):
     def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Linear(5, 6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)])
+        layers = [nnx.Linear(5, 6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)]
+        self.layers = nnx.List(layers) if hasattr(nnx, "List") else layers  # since Flax 0.12
         self.norm = nnx.LayerNorm(6, rngs=rngs)
 
     def __call__(self, x):
