@@ -1,5 +1,6 @@
 """Signals that get lost or grow, outputs that are too large, data that is not normalised."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pfn_optax.diagnosis.checks.input_scale import check_input_scale
 from pfn_optax.diagnosis.checks.scale import check_scale, layer_gain
 from pfn_optax.diagnosis.signal import measure_signal
 from tests.diagnosis.cases import DEPTH, scaled
+from tests.diagnosis.quadratics import case_of
 
 
 def test_gains_are_those_of_mean_field(relu_net, linear_net):
@@ -111,3 +113,27 @@ def test_data_far_beyond_is_critical_and_zeros_say_nothing(linear_net):
     [found] = check_input_scale(_with_data(linear_net, lambda x: 1e3 * x))
     assert found.severity is Severity.CRITICAL
     assert not list(check_input_scale(_with_data(linear_net, jnp.zeros_like)))
+
+
+def pooled(norm_axes):
+    """Two layers at 16 positions, a norm, a mean over positions, a last layer."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {f"l{i}": jax.random.normal(keys[i], (8, 8)) / 8**0.5 for i in range(3)}
+
+    def loss(params, x):
+        h = jax.nn.relu(jax.nn.relu(x @ params["l0"]) @ params["l1"])
+        h = (h - h.mean(norm_axes, keepdims=True)) / (h.std(norm_axes, keepdims=True) + 1e-3)
+        return jnp.mean((h.mean(1) @ params["l2"]) ** 2)
+
+    return case_of(loss, params, jax.random.normal(keys[3], (32, 16, 8)))
+
+
+def test_a_norm_over_what_is_averaged_next_is_named_by_its_place():
+    """Every mean over positions is 0 but for rounding; no weights are to blame."""
+    [found] = check_scale(pooled((1,)))
+    assert (found.cause, found.severity) == (Cause.LOST_SIGNAL, Severity.CRITICAL)
+    assert found.layers == ("l1", "l2")
+    assert "Between l1 and l2" in found.summary
+    assert "rounding" in found.summary
+    assert found.evidence[1].value < 1e-5
+    assert not list(check_scale(pooled((1, 2))))

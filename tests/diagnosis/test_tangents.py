@@ -46,3 +46,9 @@ def test_what_cannot_be_measured_is_skipped():
         case_with(1.0, depth=3).once(measure_tangents)
     with pytest.raises(Skip, match="integers"):
         case_with(1.0, x=jnp.ones((4, WIDTH), jnp.int32)).once(measure_tangents)
+
+
+def test_a_network_too_shallow_for_it_to_matter_is_not_noted():
+    case = case_with(3.0, depth=6)
+    assert case.once(measure_tangents).exponent > 0.2
+    assert not list(check_chaos(case))

@@ -19,6 +19,7 @@ from pfn_optax.diagnosis.checks.learning_rate import (
 )
 from pfn_optax.diagnosis.checks.loss_scale import check_loss_scale
 from pfn_optax.diagnosis.checks.low_precision import check_low_precision
+from pfn_optax.diagnosis.checks.missing_residual import check_missing_residual
 from pfn_optax.diagnosis.checks.no_gradient import check_no_gradient
 from pfn_optax.diagnosis.checks.nonfinite import check_nonfinite
 from pfn_optax.diagnosis.checks.rank_collapse import check_rank_collapse
@@ -38,6 +39,7 @@ CHECKS: dict[str, Check] = {
     "saturation": check_saturation,
     "input_scale": check_input_scale,
     "scale": check_scale,
+    "missing_residual": check_missing_residual,
     "rank_collapse": check_rank_collapse,
     "gradients": check_gradients,
     "frozen": check_frozen,

@@ -21,7 +21,8 @@ def check_bottleneck(case: Case) -> Iterator[Finding]:
     is_thin = narrow <= flow.value
     summary = (
         f"All that passes goes through {listed(flow.layers, 3)}, which lets through "
-        f"{_count(flow.value)}; the ends of the network need {needed:.0f}."
+        f"{_count(flow.value)}; the ends of the network need {needed:.0f}, and less than "
+        f"{limits.cut_rank:.0%} of them are too few."
     )
     if is_thin:
         remedy = (
@@ -37,9 +38,7 @@ def check_bottleneck(case: Case) -> Iterator[Finding]:
         Cause.BOTTLENECK,
         Severity.CRITICAL if share < limits.severe_cut_rank else Severity.WARNING,
         summary,
-        f"{remedy} To train as it is, give its gradient weight: "
-        "pfn(graph=graph_from_loss(loss, params, batch)). If it is meant, as the code of an "
-        "autoencoder is, nothing is wrong.",
+        f"{remedy} If it is meant, as the code of an autoencoder is, nothing is wrong.",
         (
             Evidence("directions through the minimum cut", flow.value, limits.cut_rank * needed),
             Evidence("directions lost", lost),

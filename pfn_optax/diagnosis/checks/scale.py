@@ -1,5 +1,6 @@
 """Signals that get lost or grow on their way from the data to the loss: mis-scaled weights."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -54,6 +55,9 @@ def _lost(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
     at = min(later, key=lambda one: over_rounds(one.given_rms), default=None)
     left = over_rounds(at.given_rms) / first if at else 1.0
     if at is not None and left < limits.signal_loss:
+        if place := _lost_between(layers, on_the_way, at, left):
+            yield _not_by_weights(case, *place, left)
+            return
         before = hidden[: hidden.index(at)] if at in hidden else hidden
         # None where no weights made it small: a state behind a closed gate, for one.
         if culprits := _culprits(before, gains, is_small=True):
@@ -64,6 +68,43 @@ def _lost(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
     )
     if small:
         yield _too_small(case, small, gains[small[0]], limits.layer_loss)
+
+
+def _lost_between(
+    layers: Sequence[LayerSignal], on_the_way: Sequence[LayerSignal], at: LayerSignal, left: float
+) -> tuple[LayerSignal, LayerSignal, float] | None:
+    """The neighbours between which, and not in a layer, most of the signal gets lost."""
+    places = []
+    for one, other in itertools.pairwise(layers[: layers.index(at) + 1]):
+        sent = over_rounds(one.post_rms)
+        if one in on_the_way and other in on_the_way and sent:
+            places.append((one, other, over_rounds(other.given_rms) / sent))
+    place = min(places, key=lambda place: place[-1], default=None)
+    # By more than by everything else.
+    return place if place is not None and place[-1] ** 2 < left else None
+
+
+def _not_by_weights(
+    case: Case, one: LayerSignal, other: LayerSignal, ratio: float, left: float
+) -> Finding:
+    excess = case.thresholds.signal_loss / max(left, 1e-30)
+    # Sums of thousands of numbers round to this.
+    rest = " What is left is rounding." if ratio < 1e-5 else ""
+    return Finding(
+        Cause.LOST_SIGNAL,
+        case.severity(excess),
+        f"Between {one.name} and {other.name} the signal becomes {1 / max(ratio, 1e-30):.3g} times "
+        f"smaller, in no layer's weights.{rest}",
+        "Look at what the code does between them: a norm over the very axes that are averaged next "
+        "(a norm of fewer groups, or over the features), a difference of equal things, a factor "
+        "near 0. Larger weights would not help.",
+        (
+            Evidence("signal left of the data's", left, case.thresholds.signal_loss),
+            Evidence(f"of it between {one.name} and {other.name}", ratio),
+        ),
+        tuple(dict.fromkeys((one.layer, other.layer))),
+        excess=excess,
+    )
 
 
 def _culprits(
@@ -99,7 +140,7 @@ def _too_small(case: Case, layers: Sequence[LayerSignal], left: float, limit: fl
         f"times larger: {initializer(layers[0].activation)}; or a norm layer.",
         (
             Evidence("signal left of the data's", left, limit),
-            *(Evidence(f"gain of {one.name}", gains[one]) for one in layers[:5]),
+            *(Evidence(f"signal through {one.name}", gains[one]) for one in layers[:5]),
         ),
         tuple(dict.fromkeys(layer.layer for layer in layers)),
         excess=excess,
@@ -139,7 +180,7 @@ def _grown(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
         "number, or start their last layer at 0; or a norm layer.",
         (
             Evidence("signal over the data's", sizes[at], limit),
-            *(Evidence(f"gain of {layer.name}", gains[layer]) for layer in guilty[:5]),
+            *(Evidence(f"signal through {layer.name}", gains[layer]) for layer in guilty[:5]),
         ),
         tuple(dict.fromkeys(layer.layer for layer in guilty)),
         excess=excess,
@@ -171,7 +212,7 @@ def _output(case: Case, signal: Signal) -> Iterator[Finding]:
         (
             Evidence("loss over that with outputs 0", ratio, limits.loss_over_chance),
             Evidence("size of the outputs", size, limits.output_rms),
-            *(Evidence(f"gain of {n}", gain) for n, gain in zip(names, gains, strict=True)),
+            *(Evidence(f"signal through {n}", gain) for n, gain in zip(names, gains, strict=True)),
         ),
         tuple(dict.fromkeys(one.layer for one in heads)),
         excess=excess,
