@@ -13,7 +13,7 @@ from flax import linen as nn
 
 Activation = Callable[[jax.Array], jax.Array]
 Initializer = nn.initializers.Initializer
-Norm = Literal["none", "batch", "layer", "group"]
+Norm = Literal["none", "batch", "layer", "group", "instance"]
 
 he = nn.initializers.he_normal()
 
@@ -26,6 +26,8 @@ def _normed(x: jax.Array, norm: Norm) -> jax.Array:
             return nn.LayerNorm()(x)
         case "group":
             return nn.GroupNorm(num_groups=4)(x)
+        case "instance":
+            return nn.InstanceNorm()(x)
         case "none":
             return x
 
@@ -76,6 +78,7 @@ class CNN(nn.Module):
     kernel_init: Initializer = he
     bias_init: Initializer = nn.initializers.zeros
     norm: Norm = "none"
+    is_norm_last: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -92,7 +95,10 @@ class CNN(nn.Module):
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
             )(x)
-            x = self.activation(_normed(x, self.norm))
+            if self.is_norm_last:
+                x = _normed(self.activation(x), self.norm)
+            else:
+                x = self.activation(_normed(x, self.norm))
         x = x.mean(axis=(1, 2))
         return nn.Dense(
             self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head"
@@ -167,11 +173,15 @@ class TwoBranches(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP; with residual connections a layer norm is before each."""
+    """Attention and an MLP; with residual connections a layer norm is before each.
+
+    `forgets_residual` leaves the connections out, and nothing else.
+    """
 
     width: int
     heads: int
     is_residual: bool = True
+    forgets_residual: bool = False
     is_causal: bool = False
     has_mlp: bool = True
     activation: Activation = nn.gelu
@@ -181,18 +191,19 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps f32[batch, places, width] to the same shape."""
+        has_way_around = self.is_residual and not self.forgets_residual
         mask = nn.make_causal_mask(x[..., 0]) if self.is_causal else None
         y = nn.LayerNorm()(x) if self.is_residual else x
         y = nn.MultiHeadDotProductAttention(
             self.heads, out_kernel_init=self.out_init, name="attention"
         )(self.query_scale * y, y, mask=mask)
-        x = x + y if self.is_residual else y
+        x = x + y if has_way_around else y
         if not self.has_mlp:
             return x
         y = nn.LayerNorm()(x) if self.is_residual else x
         y = nn.Dense(2 * self.width, name="mlp_in")(y)
         y = nn.Dense(self.width, kernel_init=self.out_init, name="mlp_out")(self.activation(y))
-        return x + y if self.is_residual else y
+        return x + y if has_way_around else y
 
 
 class Transformer(nn.Module):
@@ -211,6 +222,7 @@ class Transformer(nn.Module):
     activation: Activation = nn.gelu
     query_scale: float = 1.0
     has_unused_head: bool = False
+    forgetful_block: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -226,6 +238,7 @@ class Transformer(nn.Module):
                 self.width,
                 self.heads,
                 is_residual=self.is_residual,
+                forgets_residual=number == self.forgetful_block,
                 is_causal=is_text,
                 has_mlp=self.has_mlp,
                 activation=self.activation,

@@ -115,6 +115,26 @@ SCENARIOS = (
         "of the signal and, on the way back, of the gradient.",
         network=linen(ResNet((16,) * 12, (2, *(1,) * 11), norm="none")),
     ),
+    # Signals that get lost between layers. These two were found by people who tried it.
+    planted(
+        "cnn-norm-of-what-is-averaged",
+        "cnn",
+        Cause.LOST_SIGNAL,
+        healthy.CNN_RELU,
+        layers=("Conv_3", "head"),
+        why="After each activation an instance norm, the last of them before the mean over the "
+        "places: that mean is 0, whatever the image.",
+        network=linen(CNN((16, 32, 32, 64), (2, 1, 2, 1), norm="instance", is_norm_last=True)),
+    ),
+    planted(
+        "transformer-one-block-without-residual",
+        "transformer",
+        Cause.MISSING_RESIDUAL,
+        healthy.TRANSFORMER_ROWS,
+        layers=("block2",),
+        why="In one of four blocks both residual connections are forgotten.",
+        network=linen(Transformer(depth=4, width=32, head_init=init.zeros, forgetful_block=2)),
+    ),
     # Units that do nothing.
     planted(
         "mlp-dead-relus",
