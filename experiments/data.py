@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from experiments.errors import DataUnavailableError
+from experiments.errors import DataUnavailableError, UsageError
 
 DatasetName = Literal["digits", "mnist", "cifar10", "cifar100"]
 
@@ -46,6 +46,20 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
         return self.train_images.shape[1:]
+
+    def num_batches(self, batch_size: int) -> int:
+        """Full batches of an epoch.
+
+        Raises:
+            UsageError: If there is not one.
+        """
+        count = len(self.train_labels) // batch_size
+        if count == 0:
+            raise UsageError(
+                f"batch_size must be at most the {len(self.train_labels)} training images of "
+                f"{self.name}; got {batch_size}"
+            )
+        return count
 
     def channel_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel over the training images, in [0, 1]."""

@@ -49,6 +49,17 @@ class Devices:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
 
+    def require_split(self, batch_size: int) -> None:
+        """Check that batches can be cut.
+
+        Raises:
+            UsageError: If not every device would take as many examples.
+        """
+        if batch_size % self.count:
+            raise UsageError(
+                f"batch_size must be a multiple of the {self.count} devices; got {batch_size}"
+            )
+
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device; every process passes equal values."""
         return jax.device_put(tree, self.replicated)

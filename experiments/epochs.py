@@ -105,7 +105,7 @@ def train(
     if (folder / "finished.json").exists():
         return
     epochs, batch_size = config["epochs"], config["batch_size"]
-    steps_per_epoch = len(dataset.train_labels) // batch_size
+    steps_per_epoch = dataset.num_batches(batch_size)
     checkpoints = Checkpoints(folder / "checkpoints")
     state = trainer.init(seed)
     saved = checkpoints.position()

@@ -122,11 +122,7 @@ class PFNExperiment:
             process_id=self.process_id,
         )
         config = self._config()
-        if config["batch_size"] % devices.count:
-            raise UsageError(
-                f"batch_size must be a multiple of the {devices.count} devices; "
-                f"got {config['batch_size']}"
-            )
+        devices.require_split(config["batch_size"])
         sizes = {name: config[name] for name in ("block_size", "num_blocks")}
         self._optimizers(config, sizes, every=1)  # reports bad options before any work is done
         name = f"pfn-{self.dataset}-{self.scenario}-{self.optimizer}"
@@ -142,13 +138,7 @@ class PFNExperiment:
     def _complete(self, folder: Path, config: dict[str, Any], devices: Devices) -> None:
         """Do what is left to do in the run folder; its summary is written last."""
         dataset = load(self.dataset, self.data_dir)
-        batch_size = config["batch_size"]
-        num_steps = config["epochs"] * (len(dataset.train_labels) // batch_size)
-        if num_steps == 0:
-            raise UsageError(
-                f"batch_size must be at most the {len(dataset.train_labels)} training images of "
-                f"{self.dataset}; got {batch_size}"
-            )
+        num_steps = config["epochs"] * dataset.num_batches(config["batch_size"])
         if devices.is_main:
             runs.open_run(folder, config, overwrite=self.overwrite)
         devices.wait_for_all("run folder")
@@ -181,7 +171,9 @@ class PFNExperiment:
                 )
         if self.overhead_steps:
             repeats = self.overhead_steps
-            times = overhead.measure(trainers, dataset, batch_size, every=every, repeats=repeats)
+            times = overhead.measure(
+                trainers, dataset, config["batch_size"], every=every, repeats=repeats
+            )
             if devices.is_main:
                 runs.write_json(folder / "overhead.json", times)
         states = _last_states(folder, trainers)

@@ -139,11 +139,7 @@ class CifarTraining:
             process_id=self.process_id,
         )
         config = self._config()
-        if config["batch_size"] % devices.count:
-            raise UsageError(
-                f"batch_size must be a multiple of the {devices.count} devices; "
-                f"got {config['batch_size']}"
-            )
+        devices.require_split(config["batch_size"])
         self._watchers({}, every=1)  # reports bad options before any work is done
         folder = self.run_dir or Path("runs", f"{self.dataset}-{self.model}")
         runs.check_run(folder, config, overwrite=self.overwrite)
@@ -154,12 +150,7 @@ class CifarTraining:
 
     def _train(self, folder: Path, config: dict[str, Any], devices: Devices) -> None:
         dataset = load(self.dataset, self.data_dir)
-        steps_per_epoch = len(dataset.train_labels) // config["batch_size"]
-        if steps_per_epoch == 0:
-            raise UsageError(
-                f"batch_size must be at most the {len(dataset.train_labels)} training images of "
-                f"{self.dataset}; got {config['batch_size']}"
-            )
+        steps_per_epoch = dataset.num_batches(config["batch_size"])
         if devices.is_main:
             runs.open_run(folder, config, overwrite=self.overwrite)
         devices.wait_for_all("run folder")
