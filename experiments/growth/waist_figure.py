@@ -51,8 +51,8 @@ def draw(rows: Sequence[Mapping[str, Any]], every: int, file: Path) -> None:
         for height, row in zip(y, own, strict=True):
             values = row["accuracy"]
             left.plot(values, np.full(len(values), height), ".", color=colour, ms=4, alpha=0.45)
-        errors = [means - lows, highs - means]
-        left.errorbar(means, y, xerr=errors, fmt=marker, color=colour, ms=5, lw=1.3, label=label)
+        left.hlines(y, lows, highs, color=colour, lw=1.3)
+        left.plot(means, y, marker, color=colour, ms=5, label=label)
     left.set_yticks([*places.values()], [*places])
     left.set(xlabel="test accuracy: seeds, mean, 95% bootstrap interval", xlim=(0.05, 1.0))
     left.set_ylim(-len(arms) + 0.4, 0.7)

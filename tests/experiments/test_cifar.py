@@ -132,9 +132,8 @@ def test_resnet18_in_bfloat16_is_a_program_of_an_accelerator():
     batch = jax.ShapeDtypeStruct((128, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((128,), np.int32)
     traced = trainer._jit_step.trace(state, *batch)
     after = traced.out_info
-    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(
-        lambda leaf: leaf.dtype, state
-    )
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(after)]
+    assert dtypes == [leaf.dtype for leaf in jax.tree.leaves(state)]
     assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.rest, after.average))} == {
         jnp.dtype("float32")
     }

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import re
+from inspect import signature
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import muon
 
 from experiments import runs
 from experiments.__main__ import main
@@ -199,6 +201,8 @@ def test_arms_have_names_of_their_own_and_equal_budgets():
 
 @pytest.mark.parametrize("name", ["lars", "lamb", "muon", "agc_sgd", "agc_adamw"])
 def test_rivals_take_steps_proportional_to_the_rate(name):
+    if name == "muon" and "muon_weight_dimension_numbers" not in signature(muon).parameters:
+        pytest.skip("this Optax has no muon of kernels yet")
     params = {"conv": {"kernel": jnp.ones((3, 3, 2, 4)) / 3, "bias": jnp.ones(4)}}
     optimizer = unit_rate(name, steps=10)
     grads = jax.tree.map(
