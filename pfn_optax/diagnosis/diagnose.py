@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from pfn_optax.diagnosis.arguments import checked
-from pfn_optax.diagnosis.budget import Budget, Skip
+from pfn_optax.diagnosis.budget import Budget, DoesNotApply, Skip
 from pfn_optax.diagnosis.case import Case
 from pfn_optax.diagnosis.causes import explained
 from pfn_optax.diagnosis.checks import CHECKS, Check
@@ -122,10 +122,10 @@ def examine(case: Case, *, progress: bool = False) -> Diagnosis:
 def _run(name: str, check: Check, case: Case, findings: list[Finding]) -> CheckRecord:
     """Runs one check; what it found before it was skipped counts."""
     start = time.perf_counter()
-    skipped = ""
+    skipped, applies = "", True
     try:
         for finding in check(case):
             findings.append(finding)
     except Skip as skip:
-        skipped = str(skip)
-    return CheckRecord(name, time.perf_counter() - start, skipped)
+        skipped, applies = str(skip), not isinstance(skip, DoesNotApply)
+    return CheckRecord(name, time.perf_counter() - start, skipped, applies)
