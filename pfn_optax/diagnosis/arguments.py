@@ -1,7 +1,5 @@
 """What `diagnose` accepts, checked before anything is computed, in one form."""
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,25 +8,24 @@ import jax.numpy as jnp
 import optax
 
 from pfn_optax.diagnosis.setup import TrainingSetup
+from pfn_optax.diagnosis.unwrapping import is_nnx_optimizer, unwrapped
 from pfn_optax.paths import named_leaves
 
 
 def checked(setup: TrainingSetup) -> TrainingSetup:
-    """Returns the setup with a tree of arrays for parameters.
+    """Returns the setup with a tree of arrays for parameters, and an optax transformation.
 
     Raises:
-        ValueError: if there is nothing to train, or the loss is no real scalar.
-        TypeError: if a leaf is not an array, or the optimizer no optax transformation.
+        ValueError: if there is nothing to train, the loss is no real scalar, or the optimizer's
+            state is not its own.
+        TypeError: if a leaf is not an array, or the optimizer is none.
     """
-    if setup.optimizer is not None and not isinstance(
-        setup.optimizer, optax.GradientTransformation
-    ):
+    if setup.optimizer is not None and not is_optimizer(setup.optimizer):
         raise TypeError(
-            "optimizer must be an optax transformation, such as optax.adam(1e-3), got "
-            f"{type(setup.optimizer).__name__}: of an nnx.Optimizer, pass `.tx` and, as opt_state, "
-            "`.opt_state`."
+            "optimizer must be an optax transformation, such as optax.adam(1e-3), or an "
+            f"nnx.Optimizer, got {type(setup.optimizer).__name__}."
         )
-    setup = _without_module(setup)
+    setup = unwrapped(setup)
     for kind, tree in (("params", setup.params), ("batch", setup.batch)):
         for path, leaf in named_leaves(tree):
             try:
@@ -50,6 +47,11 @@ def checked(setup: TrainingSetup) -> TrainingSetup:
         )
     _require_scalar(arrays)
     return arrays
+
+
+def is_optimizer(value: Any) -> bool:
+    """Whether it is something that `diagnose` takes for an optimizer."""
+    return isinstance(value, optax.GradientTransformation) or is_nnx_optimizer(value)
 
 
 def is_floating(leaf: Any) -> bool:
@@ -76,23 +78,3 @@ def _require_scalar(setup: TrainingSetup) -> None:
             f"the loss must return one real number, got {value}: reduce it (jnp.mean), or pass "
             "has_aux=True if it returns (loss, anything)."
         )
-
-
-def _without_module(setup: TrainingSetup) -> TrainingSetup:
-    """The parameters of a module taken out of it; what takes the module puts them back."""
-    nnx: Any = sys.modules.get("flax.nnx")
-    if nnx is None or not isinstance(setup.params, nnx.Module):
-        return setup
-    graph, params, rest = nnx.split(setup.params, nnx.Param, ...)
-
-    def of_params(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, batch: function(
-            nnx.merge(graph, params, rest, copy=True), batch
-        )  # a copy: batch norm and dropout write into their module
-
-    return replace(
-        setup,
-        loss=of_params(setup.loss),
-        model=None if setup.model is None else of_params(setup.model),
-        params=params,
-    )

@@ -14,6 +14,10 @@ class Skip(Exception):  # noqa: N818 - it is no error
     """Raised by a check that cannot be run, or not in full, with the reason."""
 
 
+class DoesNotApply(Skip):
+    """Raised by a check that asks nothing of such a network or such data: nothing is missed."""
+
+
 class Budget:
     """Seconds and bytes, and what of the seconds is gone.
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from pfn_optax.diagnosis.budget import Budget, Skip
+from pfn_optax.diagnosis.budget import Budget, DoesNotApply, Skip
 from pfn_optax.diagnosis.finding import Severity
 from pfn_optax.diagnosis.setup import TrainingSetup
 from pfn_optax.diagnosis.structure import Structure, structure_of
@@ -17,7 +17,7 @@ from pfn_optax.graph.from_loss import unreached_leaves
 from pfn_optax.partition import Partition, partition
 from pfn_optax.tracing import trace
 
-__all__ = ["Case", "Skip"]
+__all__ = ["Case", "DoesNotApply", "Skip"]
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Case:
                 self._found[measure] = skip
         found = self._found[measure]
         if isinstance(found, Skip):
-            raise Skip(*found.args)
+            raise type(found)(*found.args)
         return found
 
     @cached_property

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 
 from pfn_optax.diagnosis.arguments import checked
-from pfn_optax.diagnosis.budget import Budget, Skip
+from pfn_optax.diagnosis.budget import Budget, DoesNotApply, Skip
 from pfn_optax.diagnosis.case import Case
 from pfn_optax.diagnosis.causes import explained
 from pfn_optax.diagnosis.checks import CHECKS, Check
@@ -27,7 +26,7 @@ def diagnose(
     batch: Any,
     *,
     model: Callable[..., Any] | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     opt_state: Any = None,
     has_aux: bool = False,
     thresholds: Thresholds | None = None,
@@ -48,8 +47,10 @@ def diagnose(
         batch: one batch of data, any tree of arrays. A few dozen examples are enough.
         model: `model(params, batch)` to its predictions; without it what the last layer puts out
             is taken for them.
-        optimizer: the optax transformation that trains it; None to leave out what depends on it.
-        opt_state: its state; by default `optimizer.init(params)`.
+        optimizer: the optax transformation that trains it, or an `nnx.Optimizer` with the state it
+            has; None to leave out what depends on it.
+        opt_state: the transformation's state; by default `optimizer.init(params)`, that before the
+            first step.
         has_aux: whether the loss returns more than the scalar.
         thresholds: what measurements are compared with.
         max_seconds: what it may take; what does not fit is skipped, and `skipped` says so.
@@ -63,9 +64,9 @@ def diagnose(
         measured of each.
 
     Raises:
-        ValueError: if there is nothing to train, the loss is no real scalar, or a limit is not
-            positive.
-        TypeError: if a leaf is not an array, or the optimizer no optax transformation.
+        ValueError: if there is nothing to train, the loss is no real scalar, a limit is not
+            positive, or `opt_state` is given beside an `nnx.Optimizer` or is of other parameters.
+        TypeError: if a leaf is not an array, or the optimizer is none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -121,10 +122,10 @@ def examine(case: Case, *, progress: bool = False) -> Diagnosis:
 def _run(name: str, check: Check, case: Case, findings: list[Finding]) -> CheckRecord:
     """Runs one check; what it found before it was skipped counts."""
     start = time.perf_counter()
-    skipped = ""
+    skipped, applies = "", True
     try:
         for finding in check(case):
             findings.append(finding)
     except Skip as skip:
-        skipped = str(skip)
-    return CheckRecord(name, time.perf_counter() - start, skipped)
+        skipped, applies = str(skip), not isinstance(skip, DoesNotApply)
+    return CheckRecord(name, time.perf_counter() - start, skipped, applies)

@@ -54,11 +54,14 @@ class CheckRecord:
         name: of the check.
         seconds: what it took, compilation included.
         skipped: why it was not run, or not in full; "" if it was.
+        applies: whether it asks anything of such a network and such data; where it does not,
+            `skipped` says why.
     """
 
     name: str
     seconds: float
     skipped: str = ""
+    applies: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,13 @@ class Diagnosis:
 
     @property
     def skipped(self) -> tuple[CheckRecord, ...]:
-        """Checks that were not run, or not in full."""
-        return tuple(check for check in self.checks if check.skipped)
+        """Checks that could not be run, or not in full: what they look for was not looked at."""
+        return tuple(check for check in self.checks if check.skipped and check.applies)
+
+    @property
+    def inapplicable(self) -> tuple[CheckRecord, ...]:
+        """Checks that do not apply to such a network or such data, so that nothing is missed."""
+        return tuple(check for check in self.checks if not check.applies)
 
     def __str__(self) -> str:
         """Formats findings, layers and what was skipped as text of at most 100 columns."""

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optax
-
+from pfn_optax.diagnosis.arguments import is_optimizer
 from pfn_optax.diagnosis.setup import TrainingSetup
 
 _FIELDS = {field.name: field for field in dataclasses.fields(TrainingSetup)}
@@ -117,8 +116,8 @@ def _check_kinds(fields: Mapping[str, Any], target: str) -> None:
                 f"{target}: {name} must be a function of (params, batch), got {kind}"
             )
     optimizer = fields.get("optimizer")
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+    if optimizer is not None and not is_optimizer(optimizer):
         raise FactoryError(
-            f"{target}: optimizer must be an optax transformation, as optax.adam(1e-3) is, "
-            f"got {type(optimizer).__name__}"
+            f"{target}: optimizer must be an optax transformation, as optax.adam(1e-3) is, or an "
+            f"nnx.Optimizer, got {type(optimizer).__name__}"
         )

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import optax
-
 
 @dataclass(frozen=True, eq=False)
 class TrainingSetup:
@@ -16,8 +14,9 @@ class TrainingSetup:
         params: its parameters, any tree of arrays.
         batch: one batch of data, any tree of arrays.
         model: `model(params, batch)` to its predictions; None to take what the last layer puts out.
-        optimizer: the optax transformation that trains it; None to leave out what depends on it.
-        opt_state: its state; None to begin with `optimizer.init(params)`.
+        optimizer: the optax transformation that trains it, or an `nnx.Optimizer` with its state;
+            None to leave out what depends on it.
+        opt_state: the transformation's state; None to begin with `optimizer.init(params)`.
         has_aux: whether the loss returns more than the scalar.
     """
 
@@ -25,6 +24,6 @@ class TrainingSetup:
     params: Any
     batch: Any
     model: Callable[..., Any] | None = None
-    optimizer: optax.GradientTransformation | None = None
+    optimizer: Any = None
     opt_state: Any = None
     has_aux: bool = False

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfn_optax.diagnosis.arguments import is_floating
-from pfn_optax.diagnosis.case import Case, Skip
+from pfn_optax.diagnosis.case import Case, DoesNotApply, Skip
 from pfn_optax.propagation import log_slope
 from pfn_optax.propagation.backward_taps import gradient_norm
 from pfn_optax.propagation.tap_plan import plan_taps, run_taps
+from pfn_optax.table import listed
 
 _FEWEST_LAYERS = 6
 
@@ -40,20 +41,23 @@ def measure_tangents(case: Case) -> Tangents:
     """Pushes a random tangent through the network; for `case.once`.
 
     Raises:
-        Skip: if the data is of integers, fewer than six layers are known, or there is not the time
-            or the memory.
+        DoesNotApply: if the data is of integers, or there are fewer than six layers.
+        Skip: if fewer were recognised, the tangent is lost, or there is not the time or the memory.
     """
     params, batch = case.setup.params, case.setup.batch
     leaves, structure = jax.tree.flatten(batch)
     moving = [number for number, leaf in enumerate(leaves) if is_floating(leaf)]
     if not moving:
-        raise Skip("the data is of integers, so it cannot be moved a little")
+        raise DoesNotApply("the data is of integers, so it cannot be moved a little")
     try:
         plan = plan_taps(case.loss, params, batch)
     except ValueError as error:
         raise Skip(str(error)) from error
     if len(plan.layers) < _FEWEST_LAYERS:
-        raise Skip(f"fewer than {_FEWEST_LAYERS} layers")
+        few = f"fewer than {_FEWEST_LAYERS} layers"
+        if len(plan.layers) + len(plan.missed) < _FEWEST_LAYERS:
+            raise DoesNotApply(few)
+        raise Skip(f"{few} were recognised; not: {listed(list(plan.missed), 3)}")
 
     def growth(params: Any, leaves: list[Any], key: jax.Array) -> jax.Array:
         def preactivations(values: list[Any]) -> dict[str, jax.Array]:

@@ -295,7 +295,7 @@ def measure_training(case: Case) -> Training:
         Skip: if there is no optimizer, or loss and gradient are not finite to begin with.
     """
     if case.setup.optimizer is None:
-        raise Skip("no optimizer was given")
+        raise Skip("no optimizer was given: pass optimizer")
     signal = case.once(measure_signal)
     numbers = [leaf.norm for leaf in signal.gradient_numbers.values()]
     if not np.isfinite([signal.loss, *numbers]).all():

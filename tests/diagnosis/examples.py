@@ -105,7 +105,10 @@ def healthy():
         (),
         (LayerProfile("head", 10, width=2),),
         {"loss": 0.7},
-        (CheckRecord("nonfinite", 0.1),),
+        (
+            CheckRecord("nonfinite", 0.1),
+            CheckRecord("chaos", 0.0, "the data is of integers", applies=False),
+        ),
         10,
     )
 
@@ -139,7 +142,7 @@ def hostile():
         for level, name in zip(sorted(Severity) * 3, HOSTILE, strict=False)
     )
     layers = tuple(layer(index, len(HOSTILE), name) for index, name in enumerate(HOSTILE))
-    checks = tuple(CheckRecord(name, 1.0, name) for name in HOSTILE)
+    checks = tuple(CheckRecord(name, 1.0, name, n % 2 == 0) for n, name in enumerate(HOSTILE))
     return Diagnosis(findings, layers, dict.fromkeys(HOSTILE, 1.0), checks, 1, 1.0)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 import pfn_optax
 from pfn_optax.diagnosis import Cause, Finding, Severity, diagnose
-from pfn_optax.diagnosis.budget import Budget, Skip
+from pfn_optax.diagnosis.budget import Budget, DoesNotApply, Skip
 from pfn_optax.diagnosis.causes import explained
 from pfn_optax.diagnosis.diagnose import examine
 from pfn_optax.diagnosis.finding import ranked
@@ -112,6 +112,8 @@ def test_integer_inputs_and_integer_parameters():
     batch = {"tokens": jnp.arange(6), "labels": jnp.arange(6) % 2}
     found = diagnose(loss, params, batch)
     assert found.is_healthy
+    assert [check.name for check in found.inapplicable] == ["chaos"]
+    assert "chaos: does not apply: the data is of integers" in str(found)
     assert [layer.name for layer in found.layers] == ["embedding", "out"]
     assert found.layers[0].gain is None
 
@@ -157,18 +159,20 @@ def test_bytes_and_seconds_are_respected_and_said():
     assert not found.findings
 
 
-def test_a_measurement_is_made_once_also_when_it_is_skipped(relu_net):
+@pytest.mark.parametrize("kind", [Skip, DoesNotApply])
+def test_a_measurement_is_made_once_also_when_it_is_skipped(relu_net, kind):
     case = relu_net.case()
     assert case.once(measure_signal) is case.once(measure_signal)
     calls = []
 
     def refuse(case):
         calls.append(case)
-        raise Skip("too long")
+        raise kind("too long")
 
     for _ in range(2):
-        with pytest.raises(Skip, match="too long"):
+        with pytest.raises(Skip, match="too long") as caught:
             case.once(refuse)
+        assert caught.type is kind
     assert len(calls) == 1
 
 

@@ -57,6 +57,14 @@ def test_cards_say_what_where_how_much_and_what_to_do(pages):
     assert {"0.5", "0.8", " ÷1.6", "critical_init"} <= set(texts)
 
 
+def test_checks_that_do_not_apply_are_told_from_those_not_run(pages):
+    assert "not in full: would take some 40 s" in pages["sick"]
+    assert '<tr class=skipped><th scope="row"><span>sharpness' in pages["sick"]
+    assert '<tr><th scope="row"><span>chaos' in pages["healthy"]
+    assert "does not apply: the data is of integers" in pages["healthy"]
+    assert "1 checks done" in pages["healthy"]
+
+
 def test_plots_show_what_was_measured_alone(pages):
     assert "plot" not in Page(pages["healthy"]).text_of("figcaption")
     assert pages["healthy"].count('class="plot"') == 0  # a single layer is no profile

@@ -1,15 +1,19 @@
 """Signals that get lost or grow, outputs that are too large, data that is not normalised."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pfn_optax.diagnosis import Cause, Severity
 from pfn_optax.diagnosis.checks.input_scale import check_input_scale
 from pfn_optax.diagnosis.checks.scale import check_scale, layer_gain
 from pfn_optax.diagnosis.signal import measure_signal
-from tests.diagnosis.cases import DEPTH, scaled
+from tests.diagnosis.cases import BATCH, DEPTH, WIDTH, Network, dense, scaled
 from tests.diagnosis.quadratics import case_of
 
 
@@ -84,6 +88,69 @@ def test_a_last_layer_that_is_too_large_is_found_by_the_loss(linear_net):
     # With outputs 0 the squared error is the targets' mean square.
     chance = float(np.mean(np.asarray(linear_net.batch["y"]) ** 2))
     assert case.measures["loss_at_zero_output"] == pytest.approx(chance, rel=1e-5)
+
+
+def tied(leaf: str, *, is_of_tokens: bool) -> Network:
+    """A table by which the data enters and, transposed, leaves; outputs are `factor` times that."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    x = jax.random.normal(keys[2], (BATCH, 12))
+    params = {
+        "tok": {leaf: jax.random.normal(keys[0], (12, WIDTH))},
+        "mid": dense(keys[1], WIDTH, WIDTH, 1.0),
+    }
+    batch = {"x": jnp.arange(BATCH) % 12 if is_of_tokens else x, "factor": jnp.float32(1)}
+
+    def loss(params, batch):
+        table, x = params["tok"][leaf], batch["x"]
+        h = table[x] if is_of_tokens else x @ table
+        h = jnp.tanh(h @ params["mid"]["w"] + params["mid"]["b"])
+        out = batch["factor"] * (h @ table.T)
+        if is_of_tokens:
+            return optax.softmax_cross_entropy_with_integer_labels(out, (x + 1) % 12).mean()
+        return jnp.mean((out - x) ** 2)
+
+    return Network(loss, params, batch)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "is_of_tokens", "argument"),
+    [
+        ("embedding", True, r"\(embedding_init=jax.nn.initializers.normal"),
+        ("w", True, r"\(jax.nn.initializers.normal"),
+        ("kernel", False, r"\(kernel_init=jax.nn.initializers.normal"),
+    ],
+)
+def test_a_tied_table_is_made_smaller_and_not_zero(leaf, is_of_tokens, argument):
+    net = tied(leaf, is_of_tokens=is_of_tokens)
+    large = scaled(net.params, "tok", 3.0, leaf)
+    [found] = check_scale(net.case(large))
+    assert (found.cause, found.layers) == (Cause.INIT_TOO_LARGE, ("tok",))
+    assert "tok:2" not in found.summary
+    assert "zeros" not in found.remedy
+    assert all(math.isfinite(one.value) for one in found.evidence)
+    # Both ways that are told mend it.
+    deviation = float(re.search(argument + r"\(([\d.e-]+)\)\)", found.remedy)[1])
+    drawn = scaled(large, "tok", deviation / float(jnp.std(large["tok"][leaf])), leaf)
+    assert not list(check_scale(net.case(drawn)))
+    factor = float(re.search(r"at the end by ([\d.e-]+)\.", found.remedy)[1])
+    assert not list(check_scale(net.case(large, {**net.batch, "factor": jnp.float32(factor)})))
+
+
+def test_a_table_of_logits_is_an_embedding_and_not_tied():
+    x = jnp.arange(24) % 12
+    params = {"tok": {"embedding": 20 * jax.random.normal(jax.random.key(3), (12, 12))}}
+
+    def loss(params, x):
+        logits = params["tok"]["embedding"][x]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, (x + 1) % 12).mean()
+
+    [found] = check_scale(Network(loss, params, x).case())
+    assert "embedding_init" in found.remedy
+    assert "the same weights" not in found.remedy
+    assert [one.name for one in found.evidence] == [
+        "loss over that with outputs 0",
+        "size of the outputs",
+    ]
 
 
 def _with_data(net, change):

@@ -50,7 +50,7 @@ DIAGNOSES = st.builds(
     st.lists(FINDINGS, max_size=2).map(tuple),
     st.lists(LAYERS, max_size=2).map(tuple),
     st.dictionaries(NAMES, NUMBERS, max_size=2),
-    st.lists(st.builds(CheckRecord, NAMES, NUMBERS, NAMES), max_size=2).map(tuple),
+    st.lists(st.builds(CheckRecord, NAMES, NUMBERS, NAMES, st.booleans()), max_size=2).map(tuple),
     st.integers(0),
     NUMBERS,
 )
@@ -108,7 +108,8 @@ def test_the_schema_has_every_field_and_every_name():
     kinds = {"finding": Finding, "layer": LayerProfile, "check": CheckRecord}
     for part, kind in kinds.items():
         names = [field.name for field in dataclasses.fields(kind)]
-        assert list(parts[part]["properties"]) == parts[part]["required"] == names
+        later = ["applies"] if kind is CheckRecord else []  # than the first files of this version
+        assert list(parts[part]["properties"]) == [*parts[part]["required"], *later] == names
     assert tuple(parts["evidence"]["properties"]) == Evidence._fields
     assert parts["cause"]["enum"] == [cause.name.lower() for cause in Cause]
     severities = [severity.name.lower() for severity in Severity]
@@ -155,3 +156,11 @@ def test_what_is_not_even_json(text):
 def test_fields_that_have_a_default_may_be_left_out():
     record = {"format": "pfn_optax.diagnosis", "version": 1, "findings": [], "layers": []}
     assert Diagnosis.from_json(json.dumps(record)) == ALL["empty"]
+
+
+def test_files_from_before_it_was_told_what_applies_are_read(validator):
+    record = json.loads(ALL["sick"].to_json())
+    for check in record["checks"]:
+        del check["applies"]
+    validator.validate(record)
+    assert Diagnosis.from_json(json.dumps(record)) == ALL["sick"]

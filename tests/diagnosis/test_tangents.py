@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pfn_optax.diagnosis.case import Skip
+from pfn_optax.diagnosis.case import DoesNotApply, Skip
 from pfn_optax.diagnosis.checks.chaos import check_chaos
 from pfn_optax.diagnosis.tangents import measure_tangents
 from pfn_optax.propagation import mean_field
@@ -41,10 +41,10 @@ def test_before_it_neighbours_stay_together():
     assert abs(case.measures["lyapunov_exponent"]) < 0.2
 
 
-def test_what_cannot_be_measured_is_skipped():
-    with pytest.raises(Skip, match="fewer than 6"):
+def test_integers_and_few_layers_are_nothing_to_measure():
+    with pytest.raises(DoesNotApply, match=r"fewer than 6 layers$"):
         case_with(1.0, depth=3).once(measure_tangents)
-    with pytest.raises(Skip, match="integers"):
+    with pytest.raises(DoesNotApply, match="integers"):
         case_with(1.0, x=jnp.ones((4, WIDTH), jnp.int32)).once(measure_tangents)
 
 
@@ -52,3 +52,22 @@ def test_a_network_too_shallow_for_it_to_matter_is_not_noted():
     case = case_with(3.0, depth=6)
     assert case.once(measure_tangents).exponent > 0.2
     assert not list(check_chaos(case))
+
+
+def test_few_layers_of_many_and_a_tangent_of_zero_are_missed():
+    params = {f"l{n}": {"w": jnp.eye(WIDTH)} for n in range(6)}
+
+    def loss(params, x):
+        for n in range(3):
+            x = x @ params[f"l{n}"]["w"]
+        for n in range(3, 6):  # which are not recognised
+            x = x @ jnp.sin(params[f"l{n}"]["w"] * x.mean())
+        return jnp.mean(x**2)
+
+    case = case_of(loss, params, jnp.ones((4, WIDTH)))
+    with pytest.raises(Skip, match="were recognised; not: l3, l4, l5") as caught:
+        case.once(measure_tangents)
+    assert caught.type is Skip
+    with pytest.raises(Skip, match="is 0 or not finite") as caught:
+        case_with(0.0).once(measure_tangents)
+    assert caught.type is Skip

@@ -70,6 +70,17 @@ def test_verdicts():
     assert verdict(unsure) == "Nothing was found wrong, but not all was looked at"
 
 
+def test_what_does_not_apply_is_told_and_is_not_missed():
+    healthy = ALL["healthy"]
+    assert (len(healthy.skipped), len(healthy.inapplicable)) == (0, 1)
+    text = str(healthy)
+    assert text.startswith("Healthy: nothing was found wrong. 1 layer, 10 parameters, 2 checks.\n")
+    assert "skipped  chaos: does not apply: the data is of integers" in text
+    assert "skipped chaos: does not apply: the data is of integers" in plain(healthy)
+    assert ALL["sick"].inapplicable == ()
+    assert "does not apply" not in str(ALL["sick"])
+
+
 @pytest.mark.parametrize("columns", [40, 80, 140])
 @pytest.mark.parametrize("name", ALL)
 def test_the_terminal_shows_the_same_at_any_width(name, columns):

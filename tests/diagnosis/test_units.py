@@ -46,6 +46,13 @@ def test_saturation_is_found_from_one_half_on(tanh_net):
     assert found.severity is Severity.CRITICAL
 
 
+def test_no_size_is_told_of_preactivations_that_are_not_finite(tanh_net):
+    large = scaled(tanh_net.params, "l2", 200.0)
+    batch = {**tanh_net.batch, "x": tanh_net.batch["x"].at[0, 0].set(jnp.nan)}
+    assert list(check_saturation(tanh_net.case(large)))
+    assert not list(check_saturation(tanh_net.case(large, batch)))
+
+
 def test_saturation_agrees_with_the_library(tanh_net):
     signal = tanh_net.case(scaled(tanh_net.params, "l2", 4.0)).once(measure_signal)
     for layer in signal.layers[:-1]:

@@ -1,6 +1,7 @@
 """The checks of `diagnose`: each file holds one, a function of a `Case` that yields findings.
 
-A check that cannot be run, or not in full, raises `Skip` with the reason.
+A check that cannot be run, or not in full, raises `Skip` with the reason; one that does not apply
+to such a network, `DoesNotApply`.
 """
 
 from collections.abc import Callable, Iterable

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from pfn_optax.diagnosis.case import Case, Skip
 from pfn_optax.diagnosis.checks.scale import over_rounds
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
@@ -24,6 +26,7 @@ def check_saturation(case: Case) -> Iterator[Finding]:
         for layer in signal.layers
         if (share := layer.saturated_share) is not None
         and layer.layer not in case.structure.heads
+        and np.isfinite(layer.pre_rms).all()  # or it is no matter of size
         and share > limit_of(layer)
     }
     if not shares:

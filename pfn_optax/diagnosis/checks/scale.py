@@ -10,7 +10,8 @@ import numpy as np
 from pfn_optax.diagnosis.case import Case, Skip
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding
 from pfn_optax.diagnosis.signal import LayerSignal, Signal, measure_signal
-from pfn_optax.paths import names_of
+from pfn_optax.paths import named_leaves, names_of
+from pfn_optax.propagation.backward_taps import gradient_norm
 from pfn_optax.table import listed
 
 
@@ -190,7 +191,7 @@ def _grown(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
 def _output(case: Case, signal: Signal) -> Iterator[Finding]:
     """Compares the loss with that of outputs that are 0, a last layer of zeros."""
     limits = case.thresholds
-    heads = [layer for layer in signal.layers if layer.layer in case.structure.heads]
+    heads = _heads(case, signal)
     size = max((float(layer.pre_rms.max()) for layer in heads), default=0.0)
     if not size > limits.output_rms or not np.isfinite(signal.loss):
         return
@@ -199,23 +200,71 @@ def _output(case: Case, signal: Signal) -> Iterator[Finding]:
     case.measures["loss_at_zero_output"] = chance
     if not 0 < chance * limits.loss_over_chance < signal.loss:
         return
-    ratio, names = signal.loss / chance, [one.name for one in heads]
+    ratio = signal.loss / chance
+    names = [one.layer if _is_tied(case, signal, one) else one.name for one in heads]
     excess = ratio / limits.loss_over_chance
-    gains = [over_rounds(one.pre_rms) / (over_rounds(one.given_rms) or 1.0) for one in heads]
+    gains = {
+        name: over_rounds(one.pre_rms) / (over_rounds(one.given_rms) or 1.0)
+        for name, one in zip(names, heads, strict=True)
+        if one.has_real_input
+    }
     yield Finding(
         Cause.INIT_TOO_LARGE,
         case.severity(excess),
         f"The loss is {signal.loss:.3g}, and {chance:.3g} with outputs that are 0: "
         f"{listed(names, 4)} put out numbers of size {size:.3g}.",
-        f"Make its weights about {size:.2g} times smaller, or start them at 0 "
-        "(kernel_init=jax.nn.initializers.zeros).",
+        _smaller(case, signal, max(heads, key=lambda one: one.pre_rms.max()), size),
         (
             Evidence("loss over that with outputs 0", ratio, limits.loss_over_chance),
             Evidence("size of the outputs", size, limits.output_rms),
-            *(Evidence(f"signal through {n}", gain) for n, gain in zip(names, gains, strict=True)),
+            *(Evidence(f"signal through {name}", gain) for name, gain in gains.items()),
         ),
         tuple(dict.fromkeys(one.layer for one in heads)),
         excess=excess,
+    )
+
+
+def _heads(case: Case, signal: Signal) -> list[LayerSignal]:
+    """The last layers, where they put out what the loss is given."""
+    found = [layer for layer in signal.layers if layer.layer in case.structure.heads]
+    return [
+        one for one in found if not _is_tied(case, signal, one) or one is _uses(signal, one)[-1]
+    ]
+
+
+def _uses(signal: Signal, layer: LayerSignal) -> list[LayerSignal]:
+    """A layer wherever it is applied, in the order of execution."""
+    return [one for one in signal.layers if one.layer == layer.layer]
+
+
+def _is_tied(case: Case, signal: Signal, head: LayerSignal) -> bool:
+    """Whether a last layer is applied to the data as well, as a tied embedding is."""
+    return head.layer in case.structure.inputs and len(_uses(signal, head)) > 1
+
+
+def _smaller(case: Case, signal: Signal, head: LayerSignal, size: float) -> str:
+    """What to try where a last layer puts out numbers of that size."""
+    is_tied = _is_tied(case, signal, head)
+    is_embedding = not all(one.has_real_input for one in _uses(signal, head))
+    own = head.leaf.rpartition("/")[2]
+    if not (is_tied or is_embedding or own == "embedding"):
+        return (
+            f"Make its weights about {size:.2g} times smaller, or start them at 0 "
+            "(kernel_init=jax.nn.initializers.zeros)."
+        )
+    # Zeros would leave nothing of the data: the same table is what it enters by.
+    leaves = {"/".join(path): leaf for path, leaf in named_leaves(case.setup.params)}
+    deviation = float(gradient_norm(leaves[head.leaf])) / leaves[head.leaf].size ** 0.5 / size
+    argument = f"{own}_init=" if own in ("embedding", "kernel") else ""
+    remedy = (
+        f"Make its weights about {size:.2g} times smaller: draw them with a standard deviation of "
+        f"{deviation:.2g} ({argument}jax.nn.initializers.normal({deviation:.2g}))."
+    )
+    if not is_tied:
+        return remedy
+    return (
+        f"{remedy} The data enters by the same weights: to leave them as they are there, multiply "
+        f"what they put out at the end by {1 / size:.2g}."
     )
 
 

@@ -17,6 +17,7 @@ from pfn_optax.diagnosis.show.words import (
     origins,
     printable,
     ratio,
+    reason,
     severity,
     shortened,
     size,
@@ -58,7 +59,7 @@ def _name(name: str) -> str:
 
 def _body(diagnosis: Diagnosis, tag: str) -> str:
     parts = [_head(diagnosis), _findings(diagnosis.findings), _plots(diagnosis)]
-    parts += [_layers(diagnosis), _measures(diagnosis.measures), _checks(diagnosis.checks)]
+    parts += [_layers(diagnosis), _measures(diagnosis.measures), _checks(diagnosis)]
     return f'<{tag} class="pfn-diagnosis">{"".join(parts)}</{tag}>'
 
 
@@ -196,21 +197,23 @@ def _measures(measures: dict[str, float]) -> str:
     return _section("The network as a whole", f"<dl>{items}</dl>" if items else "")
 
 
-def _checks(checks: Sequence[CheckRecord]) -> str:
-    def line(check: CheckRecord) -> str:
-        outcome = f"not in full: {_text(check.skipped)}" if check.skipped else "done"
+def _checks(diagnosis: Diagnosis) -> str:
+    def line(check: CheckRecord, outcome: str, kind: str = "") -> str:
         return (
-            f'<tr{" class=skipped" if check.skipped else ""}><th scope="row">{_name(check.name)}'
-            f'</th><td>{check.seconds:.1f}</td><td class="why">{outcome}</td></tr>'
+            f'<tr{kind}><th scope="row">{_name(check.name)}</th><td>{check.seconds:.1f}</td>'
+            f'<td class="why">{html.escape(outcome)}</td></tr>'
         )
 
-    def table(some: Sequence[CheckRecord]) -> str:
-        return _table(("check", "seconds", "outcome"), map(line, some), "checks") if some else ""
+    def table(lines: Sequence[str]) -> str:
+        return _table(("check", "seconds", "outcome"), lines, "checks") if lines else ""
 
-    skipped = table([check for check in checks if check.skipped])
-    done = [check for check in checks if not check.skipped]
+    not_done = [
+        *(line(one, f"not in full: {reason(one)}", " class=skipped") for one in diagnosis.skipped),
+        *(line(one, reason(one)) for one in diagnosis.inapplicable),
+    ]
+    done = [line(one, "done") for one in diagnosis.checks if one.applies and not one.skipped]
     rest = f"<details><summary>{len(done)} checks done</summary>{table(done)}</details>"
-    return _section("What was looked at", skipped + (rest if done else ""))
+    return _section("What was looked at", table(not_done) + (rest if done else ""))
 
 
 def _table(heads: Iterable[str], rows: Iterable[str], name: str) -> str:

@@ -20,6 +20,7 @@ from pfn_optax.diagnosis.show.words import (
     number,
     origins,
     printable,
+    reason,
     severity,
     shortened,
     size,
@@ -52,9 +53,10 @@ class Report:
             yield _table(diagnosis, options.max_width)
         if diagnosis.measures:
             yield _measures(diagnosis)
-        for check in diagnosis.skipped:
-            text = Text.assemble(("skipped ", "yellow"), (printable(check.name), "bold"))
-            yield text.append(f": {printable(check.skipped)}")
+        for check in diagnosis.skipped + diagnosis.inapplicable:
+            style = "yellow" if check.applies else "dim"
+            text = Text.assemble(("skipped ", style), (printable(check.name), "bold"))
+            yield text.append(f": {reason(check)}")
 
 
 def _head(diagnosis: Diagnosis) -> Panel:

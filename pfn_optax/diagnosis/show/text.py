@@ -10,6 +10,7 @@ from pfn_optax.diagnosis.show.words import (
     number,
     origins,
     printable,
+    reason,
     severity,
     shortened,
     size,
@@ -48,10 +49,10 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
         measures = (f"{printable(k)}{gap}{number(v)}" for k, v in diagnosis.measures.items())
         for line in _labelled("whole", "   ".join(measures), indent=""):
             yield line.replace(gap, " ")
-    if diagnosis.skipped:
+    if not_run := diagnosis.skipped + diagnosis.inapplicable:
         yield ""
-        for check in diagnosis.skipped:
-            text = f"{printable(check.name)}: {printable(check.skipped)}"
+        for check in not_run:
+            text = f"{printable(check.name)}: {reason(check)}"
             yield from _labelled("skipped", text, indent="")
 
 

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from pfn_optax.diagnosis.diagnosis import Diagnosis
+from pfn_optax.diagnosis.diagnosis import CheckRecord, Diagnosis
 from pfn_optax.diagnosis.finding import Cause, Evidence, Finding, Severity
 from pfn_optax.table import listed
 
@@ -119,6 +119,11 @@ def origins(finding: Finding, findings: Sequence[Finding]) -> str:
         if other.cause is finding.follows_from and other is not finding:
             return f"{title(other.cause)} ({index + 1})"
     return title(finding.follows_from)
+
+
+def reason(check: CheckRecord) -> str:
+    """Why a check was not run, or not in full."""
+    return ("" if check.applies else "does not apply: ") + printable(check.skipped)
 
 
 def verdict(diagnosis: Diagnosis) -> str:
