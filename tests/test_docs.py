@@ -82,3 +82,15 @@ def test_importing_the_package_needs_its_core_dependencies_alone():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     assert jax.__version__
+
+
+def test_changelog_and_citation_are_of_this_version():
+    version = pfn_optax.__version__
+    heading = re.search(
+        r"^## ([\d.]+) \((.*?)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert heading
+    assert heading[1] == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in citation
+    assert f'\ndate-released: "{heading[2]}"\n' in citation

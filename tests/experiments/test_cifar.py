@@ -250,7 +250,7 @@ def test_a_run_that_fails_is_diagnosed(tmp_path, capsys):
     options = ["--learning-rate", "1e15", "--warmup", "0", "--diagnose"]
     assert main([*OPTIONS, *options, "--run-dir", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    assert "17 checks" in captured.out  # what they find is a matter of time on a busy machine
+    assert "18 checks" in captured.out  # what they find is a matter of time on a busy machine
     assert "as a page:" in captured.out
     assert f"not finite in epoch 1. {tmp_path / 'before.html'} says what is wrong" in captured.err
 
