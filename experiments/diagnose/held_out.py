@@ -239,6 +239,25 @@ SCENARIOS = (
         why="All kernels are 0: units are the same, and nothing passes.",
         edit=edited("kernel", jnp.zeros_like),
     ),
+    # What lies between the layers.
+    planted(
+        "held-gru-mean-of-centred-states",
+        "rnn",
+        Cause.LOST_SIGNAL,
+        healthy.GRU_ROWS,
+        layers=("head",),
+        why="The states are centred over the steps, and then their mean over the steps is read.",
+        network=linen(Recurrent(40, "gru", reads_centred_mean=True)),
+    ),
+    planted(
+        "held-resnet-one-block-without-shortcut",
+        "resnet",
+        Cause.MISSING_RESIDUAL,
+        healthy.RESNET_GROUP_NORM,
+        layers=("block3",),
+        why="One block of six has no shortcut.",
+        network=linen(ResNet((12,) * 6, (2, *(1,) * 5), norm="group", forgetful_block=3)),
+    ),
     # What the gradient does not reach.
     planted(
         "held-transformer-detached-block",

@@ -112,6 +112,7 @@ class ResBlock(nn.Module):
     stride: int = 1
     norm: Norm = "batch"
     last_scale_init: Initializer = nn.initializers.ones
+    forgets_shortcut: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -123,6 +124,8 @@ class ResBlock(nn.Module):
             y = nn.BatchNorm(use_running_average=False, scale_init=self.last_scale_init)(y)
         else:
             y = _normed(y, self.norm)
+        if self.forgets_shortcut:
+            return nn.relu(y)
         if x.shape != y.shape:
             x = nn.Conv(self.features, (1, 1), self.stride, kernel_init=he, name="shortcut")(x)
         # Without a norm the usual ReLU after the sum is left out, so that the shortcut is straight.
@@ -137,6 +140,7 @@ class ResNet(nn.Module):
     num_classes: int = 10
     norm: Norm = "batch"
     last_scale_init: Initializer = nn.initializers.ones
+    forgetful_block: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -145,9 +149,14 @@ class ResNet(nn.Module):
             _normed(nn.Conv(self.features[0], (3, 3), kernel_init=he, name="stem")(x), self.norm)
         )
         for number, (features, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            x = ResBlock(features, stride, self.norm, self.last_scale_init, name=f"block{number}")(
-                x
-            )
+            x = ResBlock(
+                features,
+                stride,
+                self.norm,
+                self.last_scale_init,
+                forgets_shortcut=number == self.forgetful_block,
+                name=f"block{number}",
+            )(x)
         return nn.Dense(self.num_classes, name="head")(x.mean(axis=(1, 2)))
 
 
@@ -223,6 +232,7 @@ class Transformer(nn.Module):
     query_scale: float = 1.0
     has_unused_head: bool = False
     forgetful_block: int | None = None
+    pooled_axis: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -249,7 +259,7 @@ class Transformer(nn.Module):
         if self.is_residual:
             x = nn.LayerNorm(name="last_norm")(x)
         if not is_text:
-            x = x.mean(axis=1)
+            x = x.mean(axis=self.pooled_axis)
         if self.has_unused_head:
             nn.Dense(self.width, name="projector")(x)
         return nn.Dense(self.num_classes, kernel_init=self.head_init, name="head")(x)
@@ -265,6 +275,7 @@ class Recurrent(nn.Module):
     num_tokens: int = 0
     activation: Activation = nn.tanh
     recurrent_init: Initializer = nn.initializers.orthogonal()
+    reads_centred_mean: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -275,7 +286,11 @@ class Recurrent(nn.Module):
         for number in range(self.depth):
             states: Any = nn.RNN(self._cell(f"cell{number}"))(x)
             x = states
-        return nn.Dense(self.num_classes, name="head")(x if is_text else x[:, -1])
+        if self.reads_centred_mean:
+            read = (x - x.mean(axis=1, keepdims=True)).mean(axis=1)
+        else:
+            read = x if is_text else x[:, -1]
+        return nn.Dense(self.num_classes, name="head")(read)
 
     def _cell(self, name: str) -> nn.RNNCellBase:
         match self.cell:

@@ -115,7 +115,7 @@ SCENARIOS = (
         "of the signal and, on the way back, of the gradient.",
         network=linen(ResNet((16,) * 12, (2, *(1,) * 11), norm="none")),
     ),
-    # Signals that get lost between layers. These two were found by people who tried it.
+    # Signals that get lost between layers. People who tried it had two of these.
     planted(
         "cnn-norm-of-what-is-averaged",
         "cnn",
@@ -125,6 +125,16 @@ SCENARIOS = (
         why="After each activation an instance norm, the last of them before the mean over the "
         "places: that mean is 0, whatever the image.",
         network=linen(CNN((16, 32, 32, 64), (2, 1, 2, 1), norm="instance", is_norm_last=True)),
+    ),
+    planted(
+        "transformer-mean-of-features",
+        "transformer",
+        Cause.LOST_SIGNAL,
+        healthy.TRANSFORMER_ROWS,
+        layers=("head",),
+        why="After the last layer norm the mean goes over the features and not over the places: it "
+        "is 0.",
+        network=linen(Transformer(depth=2, width=32, pooled_axis=2)),
     ),
     planted(
         "transformer-one-block-without-residual",

@@ -11,6 +11,7 @@ EXPLANATIONS: dict[Cause, tuple[Cause, ...]] = {
         Cause.DEAD_UNITS,
         Cause.SATURATION,
         Cause.SYMMETRIC_UNITS,
+        Cause.LOST_SIGNAL,
         Cause.LOW_PRECISION,
     ),
     Cause.DEAD_UNITS: (Cause.SYMMETRIC_UNITS, Cause.INPUT_SCALE),

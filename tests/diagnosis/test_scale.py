@@ -204,3 +204,18 @@ def test_a_norm_over_what_is_averaged_next_is_named_by_its_place():
     assert "rounding" in found.summary
     assert found.evidence[1].value < 1e-5
     assert not list(check_scale(pooled((1, 2))))
+
+
+def test_a_layer_that_is_well_is_not_blamed_for_what_gets_lost_behind_a_branch():
+    """Only the first and the last layer are on every path; the signal is lost before the last."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {f"l{i}": jax.random.normal(keys[i], (8, 8)) / 3 for i in range(3)}
+
+    def loss(params, x):
+        h = x @ params["l0"]
+        h = h + jnp.tanh(h @ params["l1"])
+        h = h - h.mean(1, keepdims=True)
+        return jnp.mean((h.mean(1) @ params["l2"]) ** 2)
+
+    [found] = check_scale(case_of(loss, params, jax.random.normal(keys[3], (32, 16, 8))))
+    assert (found.cause, found.layers) == (Cause.LOST_SIGNAL, ("l1", "l2"))

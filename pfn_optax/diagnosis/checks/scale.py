@@ -1,6 +1,7 @@
 """Signals that get lost or grow on their way from the data to the loss: mis-scaled weights."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -61,7 +62,8 @@ def _lost(case: Case, layers: Sequence[LayerSignal]) -> Iterator[Finding]:
             return
         before = hidden[: hidden.index(at)] if at in hidden else hidden
         # None where no weights made it small: a state behind a closed gate, for one.
-        if culprits := _culprits(before, gains, is_small=True):
+        culprits = _culprits(before, gains, is_small=True)
+        if culprits and math.prod(min(gains[one], 1.0) for one in before) ** 2 <= left:
             yield _too_small(case, culprits, left, limits.signal_loss)
             return
     small = sorted(
@@ -75,11 +77,11 @@ def _lost_between(
     layers: Sequence[LayerSignal], on_the_way: Sequence[LayerSignal], at: LayerSignal, left: float
 ) -> tuple[LayerSignal, LayerSignal, float] | None:
     """The neighbours between which, and not in a layer, most of the signal gets lost."""
-    places = []
-    for one, other in itertools.pairwise(layers[: layers.index(at) + 1]):
-        sent = over_rounds(one.post_rms)
-        if one in on_the_way and other in on_the_way and sent:
-            places.append((one, other, over_rounds(other.given_rms) / sent))
+    places = [
+        (one, other, over_rounds(other.given_rms) / sent)
+        for one, other in itertools.pairwise(layers[: layers.index(at) + 1])
+        if other in on_the_way and (sent := over_rounds(one.post_rms))
+    ]
     place = min(places, key=lambda place: place[-1], default=None)
     # By more than by everything else.
     return place if place is not None and place[-1] ** 2 < left else None
