@@ -80,11 +80,16 @@ def _lost_between(
     places = [
         (one, other, over_rounds(other.given_rms) / sent)
         for one, other in itertools.pairwise(layers[: layers.index(at) + 1])
-        if other in on_the_way and (sent := over_rounds(one.post_rms))
+        if other in on_the_way and (sent := _sent(one))
     ]
     place = min(places, key=lambda place: place[-1], default=None)
     # By more than by everything else.
     return place if place is not None and place[-1] ** 2 < left else None
+
+
+def _sent(layer: LayerSignal) -> float:
+    """The size of what comes out of a layer; of a recurrent one, in the end."""
+    return float(layer.post_rms[-1]) if layer.is_recurrent else over_rounds(layer.post_rms)
 
 
 def _not_by_weights(
